@@ -1,0 +1,33 @@
+# mlc_layer(name [DEPENDS layer...] [LINKS target...]): the static library of cpp/<name>.
+# A folder of headers only becomes an interface library.
+function(mlc_layer name)
+  cmake_parse_arguments(ARG "" "" "DEPENDS;LINKS" ${ARGN})
+  set(target mlc_server_${name})
+  list(TRANSFORM ARG_DEPENDS PREPEND mlc_server_)
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/cpp/${name}/*.cc)
+  if(sources)
+    add_library(${target} STATIC ${sources})
+    target_include_directories(${target} PUBLIC ${CMAKE_CURRENT_SOURCE_DIR}/cpp)
+    target_link_libraries(${target} PUBLIC ${ARG_DEPENDS} ${ARG_LINKS})
+    mlc_compile_options(${target})
+  else()
+    add_library(${target} INTERFACE)
+    target_include_directories(${target} INTERFACE ${CMAKE_CURRENT_SOURCE_DIR}/cpp)
+    target_link_libraries(${target} INTERFACE ${ARG_DEPENDS} ${ARG_LINKS})
+  endif()
+endfunction()
+
+# Warnings are errors; sanitizers as asked for on the command line.
+function(mlc_compile_options target)
+  target_compile_options(${target} PRIVATE -Wall -Wextra -Werror)
+  foreach(pair "ASAN:address" "TSAN:thread" "UBSAN:undefined")
+    string(REPLACE ":" ";" pair ${pair})
+    list(GET pair 0 option)
+    list(GET pair 1 sanitizer)
+    if(MLC_SERVER_${option})
+      target_compile_options(${target} PRIVATE -fsanitize=${sanitizer} -fno-omit-frame-pointer
+                                               -fno-sanitize-recover=all -g)
+      target_link_options(${target} PUBLIC -fsanitize=${sanitizer})
+    endif()
+  endforeach()
+endfunction()

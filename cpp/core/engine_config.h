@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "base/result.h"
+
+namespace mlc_server {
+
+// Limits the engine runs under. Every one has a command-line flag (python/mlc_server/limits.py).
+struct EngineConfig {
+  // Most sequences in one step's batch.
+  int32_t max_batch_size = 32;
+  // Most tokens (prefill and decode together) in one step's batch.
+  int32_t prefill_chunk_size = 512;
+  // Longest prompt + output of one sequence, tokens.
+  int32_t max_sequence_length = 8192;
+  // Tokens of KV per page; fixed by the model library.
+  int32_t page_size = 16;
+  // Pages in the pool; page_size * num_pages is the total KV capacity.
+  int32_t num_pages = 1024;
+  // Most requests waiting in inbox and queue together; one more is refused with kQueueFull.
+  int32_t max_queue_size = 512;
+  // Most choices (n) of one request.
+  int32_t max_choices = 16;
+  int32_t vocab_size = 0;
+  // Ids that end generation unless ignore_eos.
+  std::vector<int32_t> eos_token_ids;
+  // Run CheckIntegrity() of every stateful class after each step, not only when idle.
+  bool check_every_step = false;
+
+  Status Validate() const;
+};
+
+}  // namespace mlc_server

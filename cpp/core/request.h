@@ -1,0 +1,27 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "core/engine_config.h"
+#include "core/sampling_params.h"
+
+namespace mlc_server {
+
+using RequestId = uint64_t;
+
+// What a client asked for, after validation. Immutable once submitted.
+struct Request {
+  RequestId id = 0;                 // unique among open requests; chosen by the caller
+  std::vector<int32_t> prompt_ids;  // at least one token
+  SamplingParams sampling;
+  int32_t num_choices = 1;  // n: independent continuations of the one prompt
+  int32_t priority = 0;     // lower runs first; ties in order of arrival
+
+  // Checks ids, sizes and context: prompt + 1 must fit config.max_sequence_length and the pool.
+  Status Validate(const EngineConfig& config) const;
+};
+
+}  // namespace mlc_server

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/request.h"
+
+namespace mlc_server {
+
+using SequenceId = uint64_t;
+using PageId = int32_t;
+
+enum class SequenceState {
+  kWaiting,   // in the scheduler's queue: new, or preempted and to be recomputed
+  kRunning,   // holds pages, takes part in steps
+  kFinished,  // out of the scheduler, holds no pages
+};
+
+// One continuation being generated: choice `choice` of `request`.
+// Only the scheduler changes `state`, `pages` and `computed`; only the engine appends to `tokens`.
+struct Sequence {
+  SequenceId id = 0;  // order of arrival; unique for the life of the engine
+  std::shared_ptr<const Request> request;
+  int32_t choice = 0;
+  SequenceState state = SequenceState::kWaiting;
+  std::vector<int32_t> tokens;  // prompt, then everything generated
+  int32_t computed = 0;         // KV of tokens[0, computed) is in `pages`
+  // Page i holds tokens [i * page_size, (i + 1) * page_size). Owned: one reference each in the pool.
+  std::vector<PageId> pages;
+
+  int32_t length() const { return static_cast<int32_t>(tokens.size()); }
+  int32_t prompt_length() const { return static_cast<int32_t>(request->prompt_ids.size()); }
+  int32_t num_generated() const { return length() - prompt_length(); }
+  // Tokens whose KV is not in pages yet. 1 for a decoding sequence, more in prefill.
+  int32_t num_uncomputed() const { return length() - computed; }
+};
+
+}  // namespace mlc_server

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <vector>
+
+#include "core/sequence.h"
+
+namespace mlc_server {
+
+// Hands out KV pages and counts their references. Knows nothing of what is in a page.
+// Not thread-safe: the engine thread owns it.
+class PagePool {
+ public:
+  explicit PagePool(int32_t num_pages);
+
+  // `count` pages with one reference each, or nullopt and no change when fewer are free.
+  std::optional<std::vector<PageId>> Allocate(int32_t count);
+  // One more owner of an allocated page.
+  void AddReference(PageId page);
+  // One owner less; the page is free when none is left.
+  void Release(PageId page);
+
+  int32_t num_pages() const;
+  int32_t num_free() const;
+  int32_t reference_count(PageId page) const;
+
+  // Tests make Allocate fail at will: called with the count, true means "pretend none are free".
+  void SetAllocationFault(std::function<bool(int32_t)> fault);
+
+  // Free list and reference counts agree: every page is free or referenced, never both or neither.
+  void CheckIntegrity() const;
+
+ private:
+  std::vector<int32_t> references_;
+  std::vector<PageId> free_;  // a stack; order is deterministic
+  std::function<bool(int32_t)> fault_;
+};
+
+}  // namespace mlc_server

@@ -1,0 +1,27 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace mlc_server {
+
+// The bytes each token stands for. Special tokens stand for no text unless asked for.
+// Immutable and shared by every stream.
+class Vocabulary {
+ public:
+  // `token_bytes[id]` are the raw bytes (a token may be part of a UTF-8 character);
+  // `is_special[id]` marks control tokens, which are left out of generated text.
+  Vocabulary(std::vector<std::string> token_bytes, std::vector<bool> is_special);
+  int32_t size() const { return static_cast<int32_t>(token_bytes_.size()); }
+  // Ids beyond the vocabulary (padded logits) stand for nothing.
+  std::string_view Bytes(int32_t token_id) const;
+  bool IsSpecial(int32_t token_id) const;
+
+ private:
+  std::vector<std::string> token_bytes_;
+  std::vector<bool> is_special_;
+};
+
+}  // namespace mlc_server

@@ -1,0 +1,100 @@
+"""Every error this package raises on purpose.
+
+MlcServerError
+├── UserError            bad input on the command line: three lines and exit code 2
+│   ├── SourceError      a model source cannot be found, fetched or read
+│   ├── FormatError      a model file or folder is broken or not supported
+│   └── CompileError     the model library cannot be built for this target
+└── RequestError         bad input over HTTP: an OpenAI error object and a status code
+    ├── InvalidRequest   400
+    ├── ContextOverflow  400, code context_length_exceeded
+    ├── ModelNotFound    404, code model_not_found
+    ├── QueueFull        503, with Retry-After
+    └── Unavailable      503: starting, draining or dead
+"""
+
+from __future__ import annotations
+
+
+class MlcServerError(Exception):
+    """Base of the errors below; anything else that escapes is a bug."""
+
+
+class UserError(MlcServerError):
+    """Bad input on the command line, printed as three lines: what happened, seen, try."""
+
+    def __init__(self, what: str, *, seen: str, hint: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.seen = seen
+        self.hint = hint
+
+    def render(self) -> str:
+        return f"error: {self.what}\nseen: {self.seen}\ntry: {self.hint}"
+
+
+class SourceError(UserError):
+    """A model source cannot be found, fetched or read."""
+
+
+class FormatError(UserError):
+    """A model file or folder is broken or of a kind that is not supported."""
+
+
+class CompileError(UserError):
+    """The model library cannot be built for this target."""
+
+
+class RequestError(MlcServerError):
+    """Bad input over HTTP. `param` names the field; `message` states limit and value."""
+
+    status = 400
+    type = "invalid_request_error"
+    code: str | None = None
+
+    def __init__(
+        self, message: str, *, param: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        if code is not None:
+            self.code = code
+
+
+class InvalidRequest(RequestError):
+    """A field is missing, of the wrong type or out of range."""
+
+
+class ContextOverflow(RequestError):
+    """Prompt and requested tokens do not fit the context window."""
+
+    code = "context_length_exceeded"
+
+
+class ModelNotFound(RequestError):
+    """The `model` asked for is not served here."""
+
+    status = 404
+    type = "not_found_error"
+    code = "model_not_found"
+
+
+class QueueFull(RequestError):
+    """The bounded queue has no room."""
+
+    status = 503
+    type = "server_error"
+    code = "queue_full"
+
+    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Unavailable(RequestError):
+    """The engine is starting, draining or dead."""
+
+    status = 503
+    type = "server_error"
+    code = "unavailable"
