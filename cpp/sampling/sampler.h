@@ -15,10 +15,18 @@ struct TokenLogprob {
   float logprob = 0.0f;
 };
 
+enum class SampleStatus {
+  kDrawn,
+  kNoCandidate,  // every logit is NaN, -inf or banned: the sequence cannot go on
+};
+
 struct SampleResult {
-  int32_t token_id = 0;
-  TokenLogprob logprob;                   // set when top_logprobs >= 0
-  std::vector<TokenLogprob> alternatives;  // top_logprobs entries, most likely first
+  SampleStatus status = SampleStatus::kDrawn;
+  int32_t token_id = 0;  // -1 unless kDrawn
+  TokenLogprob logprob;  // of token_id; set when top_logprobs >= 0
+  // The top_logprobs most likely tokens, most likely first, ties by id; fewer only when fewer
+  // logits are finite.
+  std::vector<TokenLogprob> alternatives;
 };
 
 // Counts a sequence's tokens as penalties need them. Kept per sequence, updated per token.
