@@ -1,0 +1,192 @@
+"""Vector instruction sets: what the hand-scheduled kernels need to know about a target.
+
+Contents:
+    LEVELS          names of the levels, best first.
+    VectorIsa       lanes, register budget and the byte dot product of one level.
+    select_isa      the best level a target can run, or one asked for by name.
+    restrict_target a target of the same architecture that can only run up to a level.
+
+Every level computes the same numbers: integer dot products are exact, and floating-point work is
+written lane by lane with explicit fma (`vector_ops`). Kernels that do not use `dot4` may use
+vectors wider than `VectorIsa.lanes`; LLVM splits them without changing a bit of the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+from tvm.target import Target, codegen
+
+from mlc_server.errors import CompileError
+
+Expr = Any  # a TIR expression (tvm ships no types)
+
+LEVELS = ("avx512vnni", "avxvnni", "avx2", "neon", "portable")
+
+_REQUIRED_FEATURES: dict[str, tuple[str, ...]] = {
+    "avx512vnni": ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "fma", "f16c"),
+    "avxvnni": ("avx2", "avxvnni", "fma", "f16c"),
+    "avx2": ("avx2", "fma", "f16c"),
+    "neon": ("neon", "dotprod"),
+    "portable": (),
+}
+
+
+@dataclass(frozen=True)
+class VectorIsa:
+    """One level: sizes, and the operations whose instructions differ between levels.
+
+    `lanes` is the number of 32-bit lanes of one register, `registers` how many registers there
+    are; `row_vectors` x `max_tokens` is the register block of the matrix kernels (vectors of
+    outputs x tokens). A dot product works on 4 bytes per 32-bit lane.
+    """
+
+    name: str
+    lanes: int
+    registers: int
+    row_vectors: int
+    max_tokens: int
+    dot4_emitter: Callable[[VectorIsa, Expr, Expr, Expr, int], Expr]
+
+    @property
+    def f32(self) -> str:
+        """TIR type of one register of f32."""
+        return f"float32x{self.lanes}"
+
+    @property
+    def i32(self) -> str:
+        """TIR type of one register of i32."""
+        return f"int32x{self.lanes}"
+
+    def dot4(self, acc: Expr, weights: Expr, quad: Expr, bits: int) -> Expr:
+        """`acc[l] + sum_{i<4} (weights[4l+i] - dot_bias(bits)) * quad[i]`, exact.
+
+        weights: u8 x (4 * lanes), values below 2**bits (bits is 4 or 8); acc: i32 x lanes;
+        quad: scalar int32 holding 4 signed bytes, lowest byte first, each in [-127, 127].
+        """
+        return self.dot4_emitter(self, acc, weights, quad, bits)
+
+    def dot_bias(self, bits: int) -> int:
+        """What `dot4` subtracts from each weight: sdot has no unsigned operand."""
+        return 128 if self.name == "neon" and bits == 8 else 0
+
+
+def _intrinsic(dtype: str, name: str, *args: Expr) -> Expr:
+    return tirx.call_llvm_pure_intrin(dtype, name, *args)
+
+
+def _broadcast_quad(quad: Expr, lanes: int) -> Expr:
+    return tirx.reinterpret(f"int8x{4 * lanes}", tirx.Broadcast(quad, lanes))
+
+
+def _dot4_vnni(isa: VectorIsa, acc: Expr, weights: Expr, quad: Expr, bits: int) -> Expr:
+    del bits
+    lanes = isa.lanes
+    # LLVM 22 takes the multiplicands as byte vectors; an i32 operand fails verification.
+    bytes_type = f"int8x{4 * lanes}"
+    name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
+    unsigned = tirx.reinterpret(bytes_type, weights)
+    return _intrinsic(isa.i32, name, acc, unsigned, _broadcast_quad(quad, lanes))
+
+
+def _dot4_avx2(isa: VectorIsa, acc: Expr, weights: Expr, quad: Expr, bits: int) -> Expr:
+    signed = _broadcast_quad(quad, isa.lanes)
+
+    def pairs(nibbles: Expr, factor: int) -> Expr:
+        # Nibbles keep the 16-bit pair sums exact: 2 * 15 * 127 = 3810; a byte would saturate.
+        operand = tirx.reinterpret("int8x32", nibbles)
+        sums = _intrinsic("int16x16", "llvm.x86.avx2.pmadd.ub.sw", operand, signed)
+        scale = tirx.Broadcast(tirx.const(factor, "int16"), 16)
+        return _intrinsic("int32x8", "llvm.x86.avx2.pmadd.wd", sums, scale)
+
+    if bits == 4:
+        return acc + pairs(weights, 1)
+    words = tirx.reinterpret("uint16x16", weights)
+    low_mask = tirx.Broadcast(tirx.const(0x0F0F, "uint16"), 16)
+    low = words & low_mask
+    high = (words >> tirx.Broadcast(tirx.const(4, "uint16"), 16)) & low_mask
+    return acc + pairs(low, 1) + pairs(high, 16)
+
+
+def _dot4_neon(isa: VectorIsa, acc: Expr, weights: Expr, quad: Expr, bits: int) -> Expr:
+    signed_weights = tirx.reinterpret("int8x16", weights)
+    if bits == 8:
+        flip = tirx.Broadcast(tirx.const(0x80, "uint8"), 16)
+        signed_weights = tirx.reinterpret("int8x16", weights ^ flip)
+    name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
+    return _intrinsic(isa.i32, name, acc, signed_weights, _broadcast_quad(quad, isa.lanes))
+
+
+def _dot4_portable(isa: VectorIsa, acc: Expr, weights: Expr, quad: Expr, bits: int) -> Expr:
+    del bits
+    lanes = isa.lanes
+
+    def constant(value: int) -> Expr:
+        return tirx.Broadcast(tirx.const(value, "int32"), lanes)
+
+    words = tirx.reinterpret(isa.i32, weights)
+    for i in range(4):
+        weight = (words >> constant(8 * i)) & constant(0xFF)
+        activation = (quad << tirx.const(24 - 8 * i, "int32")) >> tirx.const(24, "int32")
+        acc = acc + weight * tirx.Broadcast(activation, lanes)
+    return acc
+
+
+_ISAS: dict[str, VectorIsa] = {
+    "avx512vnni": VectorIsa("avx512vnni", 16, 32, 2, 6, _dot4_vnni),
+    "avxvnni": VectorIsa("avxvnni", 8, 16, 2, 3, _dot4_vnni),
+    "avx2": VectorIsa("avx2", 8, 16, 2, 2, _dot4_avx2),
+    "neon": VectorIsa("neon", 4, 32, 4, 3, _dot4_neon),
+    "portable": VectorIsa("portable", 4, 16, 4, 1, _dot4_portable),
+}
+
+
+def select_isa(target: Target, level: str | None = None) -> VectorIsa:
+    """The best level `target` can run, or `level` when given.
+
+    Raises CompileError when `level` is not a level or needs features the target lacks.
+    """
+    if level is None:
+        level = next(name for name in LEVELS if not _missing_features(target, name))
+    if level not in _ISAS:
+        raise CompileError(
+            "unknown instruction set level", seen=level, hint=f"one of {', '.join(LEVELS)}"
+        )
+    missing = _missing_features(target, level)
+    if missing:
+        raise CompileError(
+            f"the target cannot run the instruction set level {level}",
+            seen=f"{target} lacks {', '.join(missing)}",
+            hint="leave the level out, or name a target that has these features",
+        )
+    return _ISAS[level]
+
+
+def restrict_target(target: Target, level: str) -> Target:
+    """`target` without the features above `level`, so that `select_isa` gives at most `level`."""
+    removed: dict[str, tuple[str, ...]] = {
+        "avx512vnni": (),
+        "avxvnni": ("avx512f",),
+        "avx2": ("avx512f", "avxvnni"),
+        "neon": (),
+        "portable": ("dotprod",) if _is_arm(target) else ("avx512f", "avxvnni", "avx2"),
+    }
+    config = dict(target.export())
+    attributes = [str(item) for item in config.get("mattr", [])]
+    config["mattr"] = attributes + [f"-{feature}" for feature in removed[level]]
+    return Target(config)
+
+
+def _is_arm(target: Target) -> bool:
+    return "aarch64" in str(target.attrs.get("mtriple", codegen.llvm_get_system_triple()))
+
+
+def _missing_features(target: Target, level: str) -> list[str]:
+    return [
+        feature
+        for feature in _REQUIRED_FEATURES[level]
+        if not codegen.target_has_features(feature, target)
+    ]

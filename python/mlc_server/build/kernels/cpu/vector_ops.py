@@ -1,0 +1,159 @@
+"""Vector arithmetic shared by the CPU kernels; every function returns TIR expressions.
+
+Contents:
+    splat, fma, absolute, select   lane-wise primitives.
+    round_product_to_int32         round half to even, in one fma.
+    exp, silu                      polynomial exponential and x * sigmoid(x).
+    f16_to_f32                     exact widening, also where the target has no instruction for it.
+    quantize_group                 32 f32 values -> int8 values, scale, sum (the W4A8/W8A8 input).
+
+Results do not depend on the instruction set: a multiplication that feeds an addition is always an
+explicit `fma`, so no compiler may decide about contraction. Vectors of 16 lanes work everywhere;
+LLVM splits them on narrower targets.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from tvm import tirx
+from tvm.tirx.script.builder import ir as builder
+
+Expr = Any  # a TIR expression (tvm ships no types)
+
+GROUP = 32  # elements that share one scale along K
+
+# Adding 1.5 * 2**23 leaves the rounded integer in the low bits of the mantissa.
+_ROUND_MAGIC = 12582912.0
+_ROUND_MAGIC_BITS = 0x4B400000
+# Groups whose largest magnitude is below this are stored as zero: 127 / amax must stay finite.
+_SMALLEST_AMAX = 2.0**-100
+
+
+def splat(value: float | Expr, lanes: int, dtype: str = "float32") -> Expr:
+    """A vector with `value` (Python number or scalar expression) in every lane."""
+    scalar = tirx.const(value, dtype) if isinstance(value, int | float) else value
+    return scalar if lanes == 1 else tirx.Broadcast(scalar, lanes)
+
+
+def vector_type(dtype: str, lanes: int) -> str:
+    """TIR type name of `lanes` values of `dtype`."""
+    return dtype if lanes == 1 else f"{dtype}x{lanes}"
+
+
+def fma(a: Expr, b: Expr, c: Expr, lanes: int) -> Expr:
+    """`a * b + c` rounded once. `llvm.fma`, not fmuladd: the latter may round twice."""
+    return tirx.call_llvm_pure_intrin(vector_type("float32", lanes), "llvm.fma", a, b, c)
+
+
+def absolute(x: Expr, lanes: int) -> Expr:
+    """`|x|`, f32."""
+    return tirx.call_llvm_pure_intrin(vector_type("float32", lanes), "llvm.fabs", x)
+
+
+def round_product_to_int32(x: Expr, factor: Expr, lanes: int) -> Expr:
+    """Nearest integer to the exact product, ties to even, as i32.
+
+    Right for |x * factor| < 2**22; garbage, never a trap, beyond and for NaN.
+    """
+    shifted = builder.bind(fma(x, factor, splat(_ROUND_MAGIC, lanes), lanes))
+    bits = tirx.reinterpret(vector_type("int32", lanes), shifted)
+    return builder.bind(bits - splat(_ROUND_MAGIC_BITS, lanes, "int32"))
+
+
+def exp(x: Expr, lanes: int) -> Expr:
+    """e**x in f32, relative error below 2**-22 (2 ulp).
+
+    x above 88.37 gives e**88.37 (finite), x below -87.68 gives 0, NaN gives NaN. Range reduction
+    x = n ln 2 + r and the degree-6 polynomial of the Cephes library's expf (S. Moshier).
+    """
+    low, high = splat(-88.0, lanes), splat(88.37, lanes)
+    # Written so that NaN fails both comparisons and passes through.
+    x = builder.bind(tirx.Select(x < low, low, x))
+    x = builder.bind(tirx.Select(x > high, high, x))
+    magic = splat(_ROUND_MAGIC, lanes)
+    shifted = builder.bind(fma(x, splat(1.44269504088896341, lanes), magic, lanes))
+    n = builder.bind(shifted - magic)
+    r = builder.bind(fma(n, splat(-0.693359375, lanes), x, lanes))
+    r = builder.bind(fma(n, splat(2.12194440e-4, lanes), r, lanes))
+    coefficients = (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.50000001201)
+    poly = splat(1.9875691500e-4, lanes)
+    for coefficient in coefficients:
+        poly = builder.bind(fma(poly, r, splat(coefficient, lanes), lanes))
+    square = builder.bind(r * r)
+    poly = builder.bind(fma(poly, square, r, lanes))
+    poly = builder.bind(poly + splat(1.0, lanes))
+    int_type = vector_type("int32", lanes)
+    exponent = tirx.reinterpret(int_type, shifted) - splat(_ROUND_MAGIC_BITS - 127, lanes, "int32")
+    power = tirx.reinterpret(vector_type("float32", lanes), exponent << splat(23, lanes, "int32"))
+    return builder.bind(poly * power)
+
+
+def silu(x: Expr, lanes: int) -> Expr:
+    """x / (1 + e**-x) in f32."""
+    x = builder.bind(x)
+    denominator = builder.bind(exp(splat(0.0, lanes) - x, lanes) + splat(1.0, lanes))
+    return builder.bind(x / denominator)
+
+
+def f16_to_f32(x: Expr, lanes: int, *, native: bool) -> Expr:
+    """Widens f16 to f32, exactly. `native` says the target converts f16 vectors in hardware."""
+    if native:
+        return builder.bind(tirx.Cast(vector_type("float32", lanes), x))
+    float_type, int_type = vector_type("float32", lanes), vector_type("int32", lanes)
+    half_bits = tirx.reinterpret(vector_type("uint16", lanes), x)
+    bits = builder.bind(tirx.Cast(int_type, half_bits))
+    sign = builder.bind((bits & splat(0x8000, lanes, "int32")) << splat(16, lanes, "int32"))
+    magnitude = builder.bind(bits & splat(0x7FFF, lanes, "int32"))
+    # The f16 exponent field read as f32 is 112 too small; a product corrects subnormals too.
+    shifted = tirx.reinterpret(float_type, magnitude << splat(13, lanes, "int32"))
+    scaled = tirx.reinterpret(int_type, builder.bind(shifted * splat(2.0**112, lanes)))
+    special = magnitude >= splat(0x7C00, lanes, "int32")
+    scaled = tirx.Select(special, scaled | splat(0x7F800000, lanes, "int32"), scaled)
+    return builder.bind(tirx.reinterpret(float_type, scaled | sign))
+
+
+class QuantizedGroup(NamedTuple):
+    """One group of 32 activations: `value ~ scale * quants`.
+
+    low, high: int8x16, quants of elements 0..15 and 16..31; scale: f32; total: i32 sum of quants;
+    scaled_total: f32 scale * total.
+    """
+
+    low: Expr
+    high: Expr
+    scale: Expr
+    total: Expr
+    scaled_total: Expr
+
+
+def quantize_group(low: Expr, high: Expr) -> QuantizedGroup:
+    """Quantises 32 values, given as two float32x16, to int8 with one scale.
+
+    scale = amax / 127; quant = round_half_even(x * f32(127 / amax)), in [-127, 127]. A group whose
+    amax is below 2**-100 (all zero, in practice) gives scale 0 and quants 0; a NaN or infinity
+    makes the scale NaN or infinity, so it stays visible in every product.
+    """
+    low, high = builder.bind(low), builder.bind(high)
+    magnitude_low = tirx.reinterpret("int32x16", absolute(low, 16))
+    magnitude_high = tirx.reinterpret("int32x16", absolute(high, 16))
+    # Non-negative floats order like their bits, and NaN sorts above infinity.
+    largest = builder.bind(tirx.max(magnitude_low, magnitude_high))
+    reduced = tirx.call_llvm_pure_intrin("int32", "llvm.vector.reduce.smax", largest)
+    amax = builder.bind(tirx.reinterpret("float32", builder.bind(reduced)))
+    zero = tirx.const(0.0, "float32")
+    is_zero = amax < tirx.const(_SMALLEST_AMAX, "float32")
+    scale = builder.bind(tirx.Select(is_zero, zero, amax / tirx.const(127.0, "float32")))
+    inverse = builder.bind(tirx.Select(is_zero, zero, tirx.const(127.0, "float32") / amax))
+    factor = builder.bind(tirx.Broadcast(inverse, 16))
+    quants_low = round_product_to_int32(low, factor, 16)
+    quants_high = round_product_to_int32(high, factor, 16)
+    sums = builder.bind(quants_low + quants_high)
+    total = builder.bind(tirx.call_llvm_pure_intrin("int32", "llvm.vector.reduce.add", sums))
+    return QuantizedGroup(
+        builder.bind(tirx.Cast("int8x16", quants_low)),
+        builder.bind(tirx.Cast("int8x16", quants_high)),
+        scale,
+        total,
+        builder.bind(scale * tirx.Cast("float32", total)),
+    )
