@@ -29,7 +29,12 @@ struct EngineConfig {
   // Run CheckIntegrity() of every stateful class after each step, not only when idle.
   bool check_every_step = false;
 
+  // Checks every field against core/limits.h, and that KV slots can be numbered with int32.
   Status Validate() const;
+
+  // Most tokens one sequence may ever have, prompt and output: max_sequence_length, or the whole
+  // pool where that is smaller. The engine ends a sequence (kLength) when it gets there.
+  int32_t MaxTokensPerSequence() const;
 };
 
 }  // namespace mlc_server

@@ -20,7 +20,8 @@ struct Request {
   int32_t num_choices = 1;  // n: independent continuations of the one prompt
   int32_t priority = 0;     // lower runs first; ties in order of arrival
 
-  // Checks ids, sizes and context: prompt + 1 must fit config.max_sequence_length and the pool.
+  // Checks ids, sizes and context: prompt + 1 must fit config.MaxTokensPerSequence() (else
+  // kContextOverflow). Errors name the fields as clients do: "prompt", "n", "temperature", ...
   Status Validate(const EngineConfig& config) const;
 };
 

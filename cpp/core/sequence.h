@@ -26,7 +26,8 @@ struct Sequence {
   SequenceState state = SequenceState::kWaiting;
   std::vector<int32_t> tokens;  // prompt, then everything generated
   int32_t computed = 0;         // KV of tokens[0, computed) is in `pages`
-  // Page i holds tokens [i * page_size, (i + 1) * page_size). Owned: one reference each in the pool.
+  // Page i holds tokens [i * page_size, (i + 1) * page_size). Owned: one reference each in the
+  // pool.
   std::vector<PageId> pages;
 
   int32_t length() const { return static_cast<int32_t>(tokens.size()); }
