@@ -1,0 +1,121 @@
+#include "sampling/truncation.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <functional>
+#include <limits>
+
+#include "base/check.h"
+
+namespace mlc_server {
+namespace {
+
+// Candidates are narrowed by histograms of this many buckets until so few are left that sorting
+// them costs less than another pass.
+constexpr int32_t kBuckets = 256;
+constexpr size_t kSortBelow = 48;
+// The nucleus is looked for among tokens within these distances of the maximum, nearest first, in
+// units of temperature. Most rows need the first only; the last resort is the whole cut.
+constexpr std::array<float, 3> kNucleusDistances = {4.0f, 8.0f, 16.0f};
+
+}  // namespace
+
+Cut Truncation::TopK(const BlockedLogits& row, int32_t k) {
+  MLC_CHECK(k >= 1) << "top_k is " << k;
+  // Each of the k largest block maxima is a token, so the k-th largest token is no smaller than
+  // the k-th largest of them.
+  Cut bound;
+  maxima_ = row.maxima();
+  if (static_cast<size_t>(k) <= maxima_.size()) {
+    const auto kth = maxima_.begin() + (k - 1);
+    std::nth_element(maxima_.begin(), kth, maxima_.end(), std::greater<float>());
+    bound.logit = *kth;
+  }
+  candidates_.clear();
+  row.ForEachKept(bound,
+                  [this](int32_t id, float logit) { candidates_.push_back({logit, id, 1.0}); });
+  return candidates_.size() <= static_cast<size_t>(k) ? Cut() : ReachMass(k);
+}
+
+Cut Truncation::TopP(const BlockedLogits& row, Cut cut, WeightScale scale, double total,
+                     double top_p) {
+  const double target = top_p * total;
+  for (size_t attempt = 0; attempt <= kNucleusDistances.size(); ++attempt) {
+    Cut near = cut;
+    if (attempt < kNucleusDistances.size()) {
+      const float bound = scale.max_logit - kNucleusDistances[attempt] / scale.inv_temperature;
+      if (bound > cut.logit) {
+        near = Cut{bound, std::numeric_limits<int32_t>::max()};
+      }
+    }
+    double mass = 0.0;
+    candidates_.clear();
+    row.ForEachKept(near, [&](int32_t id, float logit) {
+      candidates_.push_back({logit, id, TokenWeight(logit, scale)});
+      mass += candidates_.back().mass;
+    });
+    if (mass >= target) {
+      return ReachMass(target);
+    }
+  }
+  MLC_CHECK(false) << "all tokens together do not reach top_p " << top_p << " of " << total;
+  return cut;
+}
+
+Cut Truncation::MinP(const BlockedLogits& row, Cut cut, double temperature, double min_p) {
+  const double exact = static_cast<double>(row.max_logit()) + temperature * std::log(min_p);
+  constexpr double kLowest = std::numeric_limits<float>::lowest();
+  float bound = static_cast<float>(std::max(exact, kLowest));
+  if (bound < exact) {
+    bound = std::nextafter(bound, std::numeric_limits<float>::infinity());
+  }
+  return bound > cut.logit ? Cut{bound, std::numeric_limits<int32_t>::max()} : cut;
+}
+
+// The cut at the candidate at which the mass, taken in order of logit descending and id ascending,
+// reaches `target`. The masses add up exactly, so the order within a bucket does not matter.
+Cut Truncation::ReachMass(double target) {
+  while (candidates_.size() > kSortBelow) {
+    const auto [least, most] = std::minmax_element(
+        candidates_.begin(), candidates_.end(),
+        [](const Candidate& a, const Candidate& b) { return a.logit < b.logit; });
+    const double top = most->logit;
+    const double range = top - static_cast<double>(least->logit);
+    if (range == 0.0) {
+      break;  // equal logits are already in order, that of their ids
+    }
+    const double buckets_per_unit = (kBuckets - 1) / range;
+    const auto bucket_of = [&](const Candidate& candidate) {
+      return static_cast<int32_t>((top - candidate.logit) * buckets_per_unit);
+    };
+    std::array<double, kBuckets> masses{};
+    for (const Candidate& candidate : candidates_) {
+      masses[bucket_of(candidate)] += candidate.mass;
+    }
+    int32_t boundary = 0;
+    while (boundary < kBuckets - 1 && masses[boundary] < target) {
+      target -= masses[boundary];
+      ++boundary;
+    }
+    candidates_.erase(std::remove_if(candidates_.begin(), candidates_.end(),
+                                     [&](const Candidate& candidate) {
+                                       return bucket_of(candidate) != boundary;
+                                     }),
+                      candidates_.end());
+  }
+  if (candidates_.size() <= kSortBelow) {
+    std::sort(candidates_.begin(), candidates_.end(), [](const Candidate& a, const Candidate& b) {
+      return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
+    });
+  }
+  for (const Candidate& candidate : candidates_) {
+    target -= candidate.mass;
+    if (target <= 0.0) {
+      return Cut{candidate.logit, candidate.id};
+    }
+  }
+  return Cut{candidates_.back().logit, candidates_.back().id};
+}
+
+}  // namespace mlc_server
