@@ -1,0 +1,38 @@
+#include "text/vocabulary.h"
+
+#include <pybind11/stl.h>
+
+#include <string>
+#include <vector>
+
+#include "bindings/bindings.h"
+
+namespace py = pybind11;
+
+namespace mlc_server::bindings {
+
+void RegisterVocabulary(py::module_& module) {
+  py::class_<Vocabulary, std::shared_ptr<Vocabulary>>(
+      module, "Vocabulary", "The bytes each token stands for; immutable, shared by engines.")
+      .def(py::init([](std::vector<std::string> token_bytes, std::vector<bool> is_special) {
+             if (token_bytes.size() != is_special.size()) {
+               throw CoreException({ErrorCode::kInvalidValue, "is_special",
+                                    "must have one entry per token, " +
+                                        std::to_string(token_bytes.size()) + ", got " +
+                                        std::to_string(is_special.size())});
+             }
+             return std::make_shared<Vocabulary>(std::move(token_bytes), std::move(is_special));
+           }),
+           py::arg("token_bytes"), py::arg("is_special"),
+           "token_bytes[id]: raw bytes of the token. is_special[id]: a control token, left out of\n"
+           "generated text.")
+      .def("__len__", &Vocabulary::size)
+      .def(
+          "token_bytes",
+          [](const Vocabulary& vocabulary, int32_t token_id) {
+            return py::bytes(std::string(vocabulary.Bytes(token_id)));
+          },
+          py::arg("token_id"), "Bytes of a token; empty beyond the vocabulary.");
+}
+
+}  // namespace mlc_server::bindings

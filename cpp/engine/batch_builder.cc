@@ -1,0 +1,48 @@
+#include "engine/batch_builder.h"
+
+#include "base/check.h"
+
+namespace mlc_server {
+namespace {
+
+void AppendEntry(const BatchEntry& entry, int32_t page_size, ModelInput* input) {
+  const Sequence& sequence = *entry.sequence;
+  const int32_t end = entry.first_token + entry.num_tokens;
+  const int32_t num_pages = (end + page_size - 1) / page_size;
+  MLC_CHECK(entry.num_tokens > 0 && end <= sequence.length())
+      << "sequence " << sequence.id << " has " << sequence.length() << " tokens, the batch wants ["
+      << entry.first_token << ", " << end << ")";
+  MLC_CHECK(num_pages <= static_cast<int32_t>(sequence.pages.size()))
+      << "sequence " << sequence.id << " holds " << sequence.pages.size() << " pages, " << end
+      << " tokens need " << num_pages;
+  for (int32_t position = entry.first_token; position < end; ++position) {
+    input->token_ids.push_back(sequence.tokens[position]);
+    input->positions.push_back(position);
+    input->write_slots.push_back(sequence.pages[position / page_size] * page_size +
+                                 position % page_size);
+  }
+  input->page_table.insert(input->page_table.end(), sequence.pages.begin(),
+                           sequence.pages.begin() + num_pages);
+  input->query_offsets.push_back(static_cast<int32_t>(input->token_ids.size()));
+  input->page_offsets.push_back(static_cast<int32_t>(input->page_table.size()));
+  if (entry.wants_logits) {
+    input->logit_rows.push_back(static_cast<int32_t>(input->token_ids.size()) - 1);
+  }
+}
+
+}  // namespace
+
+void BuildModelInput(const Batch& batch, int32_t page_size, ModelInput* input) {
+  MLC_CHECK(!batch.entries.empty()) << "nothing to run";
+  input->Clear();
+  input->query_offsets.push_back(0);
+  input->page_offsets.push_back(0);
+  for (const BatchEntry& entry : batch.entries) {
+    AppendEntry(entry, page_size, input);
+  }
+  if (input->logit_rows.empty()) {
+    input->logit_rows.push_back(static_cast<int32_t>(input->token_ids.size()) - 1);
+  }
+}
+
+}  // namespace mlc_server

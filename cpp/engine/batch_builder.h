@@ -1,0 +1,16 @@
+#pragma once
+
+#include <cstdint>
+
+#include "model/model_runner.h"
+#include "schedule/scheduler.h"
+
+namespace mlc_server {
+
+// Lays the scheduler's batch out as the tables the model runs on. Entries keep their order, and the
+// i-th entry that wants logits gets logit row i. A batch none of whose entries wants logits asks
+// for its last row's, because runners compute at least one.
+// `input` is overwritten; its memory is reused from step to step.
+void BuildModelInput(const Batch& batch, int32_t page_size, ModelInput* input);
+
+}  // namespace mlc_server

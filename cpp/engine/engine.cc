@@ -1,0 +1,303 @@
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <exception>
+#include <stdexcept>
+#include <utility>
+
+#include "base/check.h"
+#include "engine/batch_builder.h"
+
+namespace mlc_server {
+namespace {
+
+constexpr char kShutdownError[] = "the server is shutting down";
+constexpr char kDeadError[] = "the engine stopped because of an internal error";
+
+Status CheckFits(const char* param, int64_t value, const char* of_model, int64_t limit) {
+  if (value > limit) {
+    return Error{ErrorCode::kIncompatible, param,
+                 "must be at most the model's " + std::string(of_model) + ", " +
+                     std::to_string(limit) + ", got " + std::to_string(value)};
+  }
+  return std::nullopt;
+}
+
+Status CheckEqual(const char* param, int64_t value, int64_t of_model) {
+  if (value != of_model) {
+    return Error{ErrorCode::kIncompatible, param,
+                 "the model's is " + std::to_string(of_model) + ", got " + std::to_string(value)};
+  }
+  return std::nullopt;
+}
+
+Status CheckAgainstModel(const EngineConfig& config, const ModelInfo& info) {
+  for (const Status& status : {
+           CheckEqual("vocab_size", config.vocab_size, info.vocab_size),
+           CheckEqual("page_size", config.page_size, info.page_size),
+           CheckFits("max_batch_size", config.max_batch_size, "logit rows", info.max_logit_rows),
+           CheckFits("max_batch_size", config.max_batch_size, "rows", info.max_rows),
+           CheckFits("prefill_chunk_size", config.prefill_chunk_size, "rows", info.max_rows),
+           CheckFits("max_sequence_length", config.max_sequence_length, "context window",
+                     info.context_window),
+       }) {
+    if (status) {
+      return status;
+    }
+  }
+  return std::nullopt;
+}
+
+// True when no value is NaN or infinite, that is, when no exponent is all ones. Plain integer
+// arithmetic, because compilers vectorise it without being allowed to assume finite floats.
+bool AllFinite(const float* values, int32_t count) {
+  constexpr uint32_t kExponent = 0x7f800000u;
+  uint32_t any_bad = 0;
+  for (int32_t idx = 0; idx < count; ++idx) {
+    uint32_t bits;
+    std::memcpy(&bits, &values[idx], sizeof(bits));
+    any_bad |= static_cast<uint32_t>((bits & kExponent) == kExponent);
+  }
+  return any_bad == 0;
+}
+
+Generation* AsGeneration(Sequence* sequence) { return static_cast<Generation*>(sequence); }
+
+}  // namespace
+
+Result<std::unique_ptr<Engine>> Engine::Create(std::shared_ptr<ModelRunner> runner,
+                                               std::shared_ptr<const Vocabulary> vocabulary,
+                                               const EngineConfig& config,
+                                               std::shared_ptr<const Clock> clock) {
+  MLC_CHECK(runner != nullptr && vocabulary != nullptr && clock != nullptr);
+  if (Status status = config.Validate()) {
+    return *status;
+  }
+  if (Status status = CheckAgainstModel(config, runner->info())) {
+    return *status;
+  }
+  if (Status status = runner->AllocateKv(config.num_pages)) {
+    return *status;
+  }
+  return std::unique_ptr<Engine>(
+      new Engine(std::move(runner), std::move(vocabulary), config, std::move(clock)));
+}
+
+Engine::Engine(std::shared_ptr<ModelRunner> runner, std::shared_ptr<const Vocabulary> vocabulary,
+               const EngineConfig& config, std::shared_ptr<const Clock> clock)
+    : config_(config),
+      runner_(std::move(runner)),
+      vocabulary_(std::move(vocabulary)),
+      clock_(std::move(clock)),
+      inbox_(config.max_queue_size),
+      pool_(config.num_pages),
+      scheduler_(config, &pool_),
+      sampler_(config.vocab_size) {
+  board_.Beat(clock_->NowNs());
+  PublishStats();
+}
+
+Status Engine::Submit(Request request) {
+  if (Status status = request.Validate(config_)) {
+    return status;
+  }
+  const size_t max_unread = static_cast<size_t>(config_.max_queue_size + config_.max_batch_size) *
+                            static_cast<size_t>(config_.max_choices);
+  if (const size_t unread = outbox_.num_unread(); unread > max_unread) {
+    return Error{ErrorCode::kQueueFull, "",
+                 "the output of " + std::to_string(unread) + " choices has not been read yet"};
+  }
+  return inbox_.Submit(std::make_shared<const Request>(std::move(request)));
+}
+
+EngineStats Engine::Stats() const {
+  EngineStats stats = board_.Read();
+  stats.num_waiting = inbox_.num_waiting();
+  stats.heartbeat_age_ns = clock_->NowNs() - board_.heartbeat_ns();
+  std::lock_guard<std::mutex> lock(health_mutex_);
+  stats.alive = state_ == State::kServing;
+  return stats;
+}
+
+std::string Engine::Health() const {
+  std::lock_guard<std::mutex> lock(health_mutex_);
+  switch (state_) {
+    case State::kServing:
+      return "ok";
+    case State::kDead:
+      return "dead: " + end_reason_;
+    case State::kStopped:
+      return "stopped";
+  }
+  return "dead: unknown state";
+}
+
+Engine::StepOutcome Engine::Step() {
+  board_.Beat(clock_->NowNs());
+  bool ran = false;
+  try {
+    {
+      std::lock_guard<std::mutex> lock(health_mutex_);
+      if (state_ != State::kServing) {
+        return StepOutcome::kEnded;
+      }
+    }
+    ran = RunStep();
+    EraseFinished();
+    if (config_.check_every_step || (was_busy_ && !ran)) {
+      CheckIntegrity();
+    }
+    was_busy_ = ran;
+    outbox_.Publish(&items_);
+    PublishStats();
+  } catch (const std::exception& error) {
+    End(State::kDead, error.what(), kDeadError);
+    return StepOutcome::kEnded;
+  } catch (...) {
+    End(State::kDead, "an exception of unknown type", kDeadError);
+    return StepOutcome::kEnded;
+  }
+  return ran ? StepOutcome::kRan : StepOutcome::kIdle;
+}
+
+void Engine::Shutdown() { End(State::kStopped, "", kShutdownError); }
+
+bool Engine::RunStep() {
+  TakeCommands();
+  ReserveOutput();
+  const Batch batch = scheduler_.Schedule();
+  stats_.preemptions += static_cast<int64_t>(batch.preempted.size());
+  if (batch.entries.empty()) {
+    MLC_CHECK(scheduler_.num_waiting() == 0 && scheduler_.num_running() == 0)
+        << "nothing can run although " << scheduler_.num_waiting() << " wait and "
+        << scheduler_.num_running() << " run";
+    return false;
+  }
+  MarkStarted(batch);
+  const int64_t start_ns = clock_->NowNs();
+  BuildModelInput(batch, config_.page_size, &input_);
+  const LogitsView logits = runner_->Run(input_);
+  MLC_CHECK(logits.rows == static_cast<int32_t>(input_.logit_rows.size()) &&
+            logits.vocab_size == config_.vocab_size)
+      << "asked for " << input_.logit_rows.size() << " x " << config_.vocab_size << " logits, got "
+      << logits.rows << " x " << logits.vocab_size;
+  scheduler_.Commit(batch);
+  Deliver(batch, logits);
+  CountStep(batch, clock_->NowNs() - start_ns);
+  return true;
+}
+
+void Engine::TakeCommands() {
+  for (Command& command : inbox_.Take()) {
+    if (command.request != nullptr) {
+      Admit(std::move(command.request));
+    } else if (OpenRequest* open = Find(command.request_id)) {
+      FinishRequest(open, FinishReason::kCancelled, "");
+    }
+  }
+  EraseFinished();
+}
+
+void Engine::Admit(std::shared_ptr<const Request> request) {
+  auto open = std::make_unique<OpenRequest>();
+  open->request = request;
+  try {
+    for (int32_t choice = 0; choice < request->num_choices; ++choice) {
+      open->choices.push_back(std::make_unique<Generation>(request, choice, next_sequence_id_++,
+                                                           vocabulary_.get(), config_));
+    }
+  } catch (const InvariantError&) {
+    throw;
+  } catch (const std::exception& error) {
+    Refuse(*request, error.what());
+    inbox_.NoteStarted(1);
+    inbox_.NoteFinished(request->id);
+    return;
+  }
+  open->num_open = request->num_choices;
+  const auto [position, is_new] = requests_.emplace(request->id, std::move(open));
+  MLC_CHECK(is_new) << "request " << request->id << " is open twice";
+  for (const std::unique_ptr<Generation>& choice : position->second->choices) {
+    scheduler_.Add(choice.get());
+  }
+}
+
+void Engine::MarkStarted(const Batch& batch) {
+  int32_t started = 0;
+  for (const BatchEntry& entry : batch.entries) {
+    OpenRequest* open = Find(entry.sequence->request->id);
+    started += std::exchange(open->started, true) ? 0 : 1;
+  }
+  if (started > 0) {
+    inbox_.NoteStarted(started);
+  }
+}
+
+void Engine::Deliver(const Batch& batch, const LogitsView& logits) {
+  const float* row = logits.data;
+  for (const BatchEntry& entry : batch.entries) {
+    if (!entry.wants_logits) {
+      continue;
+    }
+    Generation* generation = AsGeneration(entry.sequence);
+    // A choice can end before its turn here, when another choice of its request failed.
+    if (generation->state != SequenceState::kFinished) {
+      try {
+        Advance(generation, row);
+      } catch (const InvariantError&) {
+        throw;
+      } catch (const std::exception& error) {
+        FinishRequest(Find(generation->request->id), FinishReason::kError, error.what());
+      }
+    }
+    row += logits.vocab_size;
+  }
+}
+
+void Engine::Advance(Generation* generation, const float* logits) {
+  const Request& request = *generation->request;
+  if (!AllFinite(logits, config_.vocab_size)) {
+    throw std::runtime_error("the model produced logits that are not finite");
+  }
+  OutputItem item = generation->MakeItem();
+  generation->Append(
+      sampler_.Sample(logits, request.sampling, generation->counts, generation->choice,
+                      generation->num_generated(), generation->banned()),
+      config_.MaxTokensPerSequence(), &item);
+  ++stats_.generated_tokens;
+  if (item.finish_reason == FinishReason::kNone) {
+    items_.push_back(std::move(item));
+  } else {
+    FinishChoice(generation, std::move(item));
+  }
+}
+
+void Engine::FinishChoice(Generation* generation, OutputItem item) {
+  scheduler_.Remove(generation);
+  CountFinish(item.finish_reason);
+  items_.push_back(std::move(item));
+  OpenRequest* open = Find(generation->request->id);
+  if (--open->num_open == 0) {
+    finished_.push_back(generation->request->id);
+  }
+}
+
+void Engine::FinishRequest(OpenRequest* open, FinishReason reason, const std::string& error) {
+  for (const std::unique_ptr<Generation>& choice : open->choices) {
+    if (choice->state != SequenceState::kFinished) {
+      OutputItem item = choice->MakeItem();
+      item.finish_reason = reason;
+      item.error = error;
+      FinishChoice(choice.get(), std::move(item));
+    }
+  }
+}
+
+OpenRequest* Engine::Find(RequestId request_id) {
+  const auto found = requests_.find(request_id);
+  return found == requests_.end() ? nullptr : found->second.get();
+}
+
+}  // namespace mlc_server

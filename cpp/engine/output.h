@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/request.h"
+#include "sampling/sampler.h"
+
+namespace mlc_server {
+
+enum class FinishReason {
+  kNone,       // more is to come
+  kStop,       // EOS, a stop id or a stop string
+  kLength,     // max_tokens reached or the context is full
+  kCancelled,  // the caller cancelled it
+  kError,      // the request failed; `error` says why
+};
+
+// The name the bindings report; empty for kNone.
+const char* FinishReasonName(FinishReason reason);
+
+// What the model thought of one drawn token and of its rivals.
+struct TokenLogprobs {
+  TokenLogprob token;
+  std::vector<TokenLogprob> alternatives;  // top_logprobs entries, most likely first
+};
+
+// News of one choice of one request: all that happened to it since the reader last looked.
+// `text` may lag behind `token_ids`, because bytes that may yet become part of a character or of a
+// stop string are held back; by the item with a finish reason everything has been handed out.
+struct OutputItem {
+  RequestId request_id = 0;
+  int32_t choice = 0;
+  std::string text;                     // valid UTF-8
+  std::vector<int32_t> token_ids;       // every token drawn, the one that ended it included
+  std::vector<TokenLogprobs> logprobs;  // one per token_ids entry if asked for, else empty
+  FinishReason finish_reason = FinishReason::kNone;
+  int32_t stop_token_id = -1;  // the stop id that ended it (not EOS); -1 is none
+  std::string stop_string;     // the stop string that ended it; empty is none
+  std::string error;           // for the client; no internals
+  int32_t prompt_tokens = 0;
+  int32_t completion_tokens = 0;  // drawn so far, the one that ended it included
+
+  // Takes over what `later` reports of the same choice.
+  void Merge(OutputItem&& later);
+};
+
+}  // namespace mlc_server
