@@ -26,6 +26,8 @@ struct EngineConfig {
   int32_t vocab_size = 0;
   // Ids that end generation unless ignore_eos.
   std::vector<int32_t> eos_token_ids;
+  // Drop the one leading space that sentencepiece tokenizers put before the first word of a text.
+  bool strip_leading_space = false;
   // Run CheckIntegrity() of every stateful class after each step, not only when idle.
   bool check_every_step = false;
 
