@@ -18,7 +18,8 @@ enum class SequenceState {
 };
 
 // One continuation being generated: choice `choice` of `request`.
-// Only the scheduler changes `state`, `pages` and `computed`; only the engine appends to `tokens`.
+// Only the scheduler changes `state`, `pages`, `computed` and `in_flight`; only the engine appends
+// to `tokens`, and only between Scheduler::Commit() and the next Schedule().
 struct Sequence {
   SequenceId id = 0;  // order of arrival; unique for the life of the engine
   std::shared_ptr<const Request> request;
@@ -26,8 +27,10 @@ struct Sequence {
   SequenceState state = SequenceState::kWaiting;
   std::vector<int32_t> tokens;  // prompt, then everything generated
   int32_t computed = 0;         // KV of tokens[0, computed) is in `pages`
-  // Page i holds tokens [i * page_size, (i + 1) * page_size). Owned: one reference each in the
-  // pool.
+  // Tokens after `computed` that the step now running computes; 0 between steps.
+  int32_t in_flight = 0;
+  // Page i holds tokens [i * page_size, (i + 1) * page_size). One reference each in the pool;
+  // whole pages of the prompt may be shared with other choices of the request.
   std::vector<PageId> pages;
 
   int32_t length() const { return static_cast<int32_t>(tokens.size()); }

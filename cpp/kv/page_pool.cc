@@ -26,7 +26,7 @@ std::optional<std::vector<PageId>> PagePool::Allocate(int32_t count) {
 
 bool PagePool::AllocateOnto(std::vector<PageId>* pages, int32_t count) {
   MLC_CHECK(count >= 0) << "asked for " << count << " pages";
-  if (count > num_free() || (fault_ && fault_(count))) {
+  if (count > num_free() || (count > 0 && fault_ && fault_(count))) {
     return false;
   }
   for (int32_t i = 0; i < count; ++i) {

@@ -30,7 +30,8 @@ class PagePool {
   // 0 for a free page.
   int32_t reference_count(PageId page) const;
 
-  // Tests make Allocate fail at will: called with the count, true means "pretend none are free".
+  // Tests make allocations fail at will: called with the count, when it is at least 1 and that many
+  // are free; true means "pretend none are free".
   void SetAllocationFault(std::function<bool(int32_t)> fault);
 
   // Free list and reference counts agree: every page is free or referenced, never both or neither.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <vector>
@@ -29,36 +30,107 @@ struct Batch {
 // Decides which tokens of which sequences run next and owns their pages meanwhile.
 // No I/O, no clock, no randomness: the same calls give the same batches.
 //
-// Decode first (every running sequence gets its next token), then prefill chunks in order of
-// (priority, arrival) until the token budget or the batch is full. When pages run out, the last
-// running sequence in that order is preempted: its pages are released and it is recomputed later
-// from its tokens. The first sequence in order can always run: Request::Validate() admits nothing
-// that the whole pool could not hold.
+// Everything follows one order: (priority, id), lower first.
+//
+// Budget. A step has at most prefill_chunk_size tokens and max_batch_size sequences (or
+// prefill_chunk_size, where that is smaller: every sequence needs a token). Each running sequence
+// that lacks one token (decode) gets it first; the rest of the budget goes to prefill chunks in
+// order, running before new. Decode entries come first in the batch.
+//
+// Pages. A sequence takes pages as it grows. When there are none, the last running sequence after
+// it in order is preempted: its pages are released, it waits in its place in the order, and is
+// later recomputed from its tokens. A sequence with nobody after it sits the step out and keeps its
+// pages. A waiting sequence starts when everything it needs to catch up fits beside what the
+// running ones before it still need, plus a page of growth for each, so that it is not preempted at
+// once; it may preempt those after it in order (lower priority). Nobody overtakes a sequence that
+// does not fit.
+//
+// No starvation. The first sequence in order gets tokens in every step, whatever it takes:
+// MaxTokensPerSequence() keeps a sequence smaller than the pool. (A failing allocation may cost it
+// the step, no more.)
+//
+// Shared prompts. Choices of one request (same Sequence::request) have the same prompt, so they
+// share its whole pages, all but the last token: pages [0, SharedPages()). The first choice in
+// order computes them; the others keep their place and a seat in the batch, but wait, while later
+// sequences may pass. Once a running choice has computed them, the waiting ones start with one
+// reference to each and run only the tokens after. No page with two owners is written to, because
+// every owner's next token lies beyond it. If the choice they wait for is preempted or removed, the
+// next one in order computes the prompt in its stead.
+//
+//     tokens   | prompt ............................ | generated
+//     pages    | 0       | 1       | 2       | 3       | 4 ...
+//              | shared by the choices       | each choice's own
 class Scheduler {
  public:
+  // `config` is valid; `pool` has config.num_pages pages, outlives the scheduler and serves nobody
+  // else.
   Scheduler(const EngineConfig& config, PagePool* pool);
 
-  // Takes a sequence in state kWaiting. The caller keeps it alive until Remove().
+  // Takes a sequence in state kWaiting. The caller keeps it alive until Remove(), and ends it
+  // before it outgrows config.MaxTokensPerSequence(). Ids are unique among the scheduler's
+  // sequences.
   void Add(Sequence* sequence);
   // Takes a sequence out, whatever its state, and releases its pages. State becomes kFinished.
+  // Allowed at any time; between Schedule() and Commit() the batch's entry becomes void.
   void Remove(Sequence* sequence);
   // The next batch; empty when nothing can run. Pages for every entry are allocated on return.
+  // Each batch must be committed, or its sequences removed, before the next.
   Batch Schedule();
   // Records that the batch ran: `computed` moves on. Call before tokens are appended.
   void Commit(const Batch& batch);
 
-  int32_t num_waiting() const;
-  int32_t num_running() const;
+  int32_t num_waiting() const { return static_cast<int32_t>(waiting_.size()); }
+  int32_t num_running() const { return static_cast<int32_t>(running_.size()); }
 
-  // Pages of running sequences cover `computed` exactly, the pool's counts equal what sequences
-  // hold, states match the queues, and limits hold.
+  // Pages of running sequences cover `computed` (and what is in flight) exactly, only whole prompt
+  // pages of one request are shared, the pool's counts equal what sequences hold, states match the
+  // queues, and limits hold. Allowed at any time.
   void CheckIntegrity() const;
 
  private:
+  // What one Schedule() has decided so far: a walk over running and waiting sequences in order.
+  struct Plan {
+    Batch batch;
+    size_t next_running = 0;  // running sequences before this one have had their turn
+    size_t next_waiting = 0;  // waiting sequences before this one are passed over in this step
+    bool admitting = true;    // false once a waiting sequence did not fit
+    int32_t tokens_left = 0;
+    int32_t decodes_ahead = 0;   // sequences in running_[next_running, ...) that lack one token
+    int32_t pages_promised = 0;  // that running_[0, next_running) still lack to catch up
+    int32_t seats_kept = 0;      // for choices that wait for a shared prompt
+  };
+  // Where a waiting sequence's first pages can come from.
+  enum class PromptSource {
+    kNone,     // it computes them itself
+    kRunning,  // `Sequence*` holds them
+    kPending,  // a choice before it in order is computing them
+  };
+
+  // The one order that everything follows.
+  static bool Before(const Sequence* a, const Sequence* b);
+  void VisitRunning(Plan* plan);
+  void VisitWaiting(Plan* plan);
+  bool MakeRoom(const Sequence& candidate, Plan* plan);
+  int32_t Grow(Sequence* sequence, int32_t num_tokens, Plan* plan);
+  void PreemptLast(Plan* plan);
+  PromptSource FindPromptSource(const Sequence& candidate, size_t place,
+                                const Sequence** source) const;
+  void TakeSharedPages(Sequence* sequence, const Sequence& source);
+  void ReleasePages(Sequence* sequence);
+
+  int32_t PagesFor(int32_t num_tokens) const;
+  int32_t SharedPages(const Sequence& sequence) const;
+  int32_t PagesReclaimable(size_t first_running) const;
+  void CheckQueues() const;
+  void CheckOwners() const;
+
   EngineConfig config_;
   PagePool* pool_;
-  std::deque<Sequence*> waiting_;   // ordered by (priority, id)
-  std::vector<Sequence*> running_;  // ordered by (priority, id)
+  int32_t max_running_;             // sequences
+  std::deque<Sequence*> waiting_;   // in order
+  std::vector<Sequence*> running_;  // in order
+  std::vector<BatchEntry> chunks_;  // scratch: prefill entries, laid out after decode entries
+  int32_t num_in_flight_ = 0;       // running sequences with in_flight > 0
 };
 
 }  // namespace mlc_server

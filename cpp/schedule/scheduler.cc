@@ -1,0 +1,268 @@
+#include "schedule/scheduler.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+
+namespace mlc_server {
+
+bool Scheduler::Before(const Sequence* a, const Sequence* b) {
+  if (a->request->priority != b->request->priority) {
+    return a->request->priority < b->request->priority;
+  }
+  return a->id < b->id;
+}
+
+Scheduler::Scheduler(const EngineConfig& config, PagePool* pool)
+    : config_(config),
+      pool_(pool),
+      max_running_(std::min(config.max_batch_size, config.prefill_chunk_size)) {
+  MLC_CHECK(max_running_ >= 1 && config.page_size >= 1)
+      << max_running_ << " sequences, page size " << config.page_size;
+  MLC_CHECK(pool->num_pages() == config.num_pages)
+      << "a pool of " << pool->num_pages() << " pages, configured are " << config.num_pages;
+  running_.reserve(max_running_);
+  chunks_.reserve(max_running_);
+}
+
+void Scheduler::Add(Sequence* sequence) {
+  MLC_CHECK(sequence->state == SequenceState::kWaiting) << "sequence " << sequence->id;
+  MLC_CHECK(sequence->computed == 0 && sequence->in_flight == 0 && sequence->pages.empty())
+      << "sequence " << sequence->id << " is not new";
+  MLC_CHECK(sequence->length() >= 1 && sequence->prompt_length() >= 1)
+      << "sequence " << sequence->id << " has no tokens";
+  const auto place = std::lower_bound(waiting_.begin(), waiting_.end(), sequence, Before);
+  MLC_CHECK(place == waiting_.end() || (*place)->id != sequence->id)
+      << "sequence " << sequence->id << " was added twice";
+  waiting_.insert(place, sequence);
+}
+
+void Scheduler::Remove(Sequence* sequence) {
+  if (sequence->state == SequenceState::kWaiting) {
+    const auto place = std::lower_bound(waiting_.begin(), waiting_.end(), sequence, Before);
+    MLC_CHECK(place != waiting_.end() && *place == sequence) << "sequence " << sequence->id;
+    waiting_.erase(place);
+  } else if (sequence->state == SequenceState::kRunning) {
+    const auto place = std::lower_bound(running_.begin(), running_.end(), sequence, Before);
+    MLC_CHECK(place != running_.end() && *place == sequence) << "sequence " << sequence->id;
+    running_.erase(place);
+    num_in_flight_ -= sequence->in_flight > 0 ? 1 : 0;
+    sequence->in_flight = 0;
+    ReleasePages(sequence);
+  }
+  sequence->state = SequenceState::kFinished;
+}
+
+Batch Scheduler::Schedule() {
+  MLC_CHECK(num_in_flight_ == 0) << num_in_flight_ << " sequences of the last batch are in flight";
+  Plan plan;
+  plan.tokens_left = config_.prefill_chunk_size;
+  plan.batch.entries.reserve(std::min<size_t>(max_running_, running_.size() + waiting_.size()));
+  for (const Sequence* sequence : running_) {
+    plan.decodes_ahead += sequence->num_uncomputed() == 1 ? 1 : 0;
+  }
+  while (true) {
+    const bool has_running = plan.next_running < running_.size();
+    const bool has_waiting = plan.admitting && plan.next_waiting < waiting_.size();
+    if (has_waiting &&
+        (!has_running || Before(waiting_[plan.next_waiting], running_[plan.next_running]))) {
+      VisitWaiting(&plan);
+    } else if (has_running) {
+      VisitRunning(&plan);
+    } else {
+      break;
+    }
+  }
+  plan.batch.entries.insert(plan.batch.entries.end(), chunks_.begin(), chunks_.end());
+  chunks_.clear();
+  return std::move(plan.batch);
+}
+
+void Scheduler::Commit(const Batch& batch) {
+  int32_t num_tokens = 0;
+  // Not the batch's own pointers: sequences removed since Schedule() may be gone.
+  for (Sequence* sequence : running_) {
+    num_tokens += sequence->in_flight;
+    sequence->computed += sequence->in_flight;
+    sequence->in_flight = 0;
+  }
+  num_in_flight_ = 0;
+  MLC_CHECK(num_tokens <= batch.num_tokens)
+      << num_tokens << " tokens in flight, " << batch.num_tokens << " in the batch";
+}
+
+// The running sequence whose turn it is gets its tokens and the pages for them.
+void Scheduler::VisitRunning(Plan* plan) {
+  Sequence* sequence = running_[plan->next_running];
+  const int32_t lacking = sequence->num_uncomputed();
+  MLC_CHECK(lacking >= 1 && PagesFor(sequence->length()) <= pool_->num_pages())
+      << "sequence " << sequence->id << " has " << sequence->length() << " tokens, "
+      << sequence->computed << " computed";
+  const bool is_decode = lacking == 1;
+  plan->decodes_ahead -= is_decode ? 1 : 0;
+  const int32_t wanted = std::min(lacking, plan->tokens_left - plan->decodes_ahead);
+  const int32_t granted = wanted > 0 ? Grow(sequence, wanted, plan) : 0;
+  if (granted > 0) {
+    const BatchEntry entry = {sequence, sequence->computed, granted, granted == lacking};
+    (is_decode ? plan->batch.entries : chunks_).push_back(entry);
+    plan->batch.num_tokens += granted;
+    plan->tokens_left -= granted;
+    sequence->in_flight = granted;
+    ++num_in_flight_;
+  }
+  plan->pages_promised +=
+      PagesFor(sequence->length()) - static_cast<int32_t>(sequence->pages.size());
+  ++plan->next_running;
+}
+
+// The waiting sequence whose turn it is starts, is passed over, or ends admission for this step.
+void Scheduler::VisitWaiting(Plan* plan) {
+  Sequence* sequence = waiting_[plan->next_waiting];
+  const Sequence* source = nullptr;
+  const PromptSource prompt = FindPromptSource(*sequence, plan->next_running, &source);
+  if (prompt == PromptSource::kPending) {
+    ++plan->seats_kept;
+    ++plan->next_waiting;
+    // With every seat taken or kept, nobody further down can start: the walk stays short.
+    plan->admitting = static_cast<int32_t>(plan->next_running) + plan->seats_kept < max_running_;
+    return;
+  }
+  const auto& preempted = plan->batch.preempted;
+  if (std::find(preempted.begin(), preempted.end(), sequence) != preempted.end()) {
+    plan->admitting = false;
+    return;
+  }
+  // Taken first, so that preempting the source leaves them alive.
+  if (prompt == PromptSource::kRunning) {
+    TakeSharedPages(sequence, *source);
+  }
+  if (!MakeRoom(*sequence, plan)) {
+    ReleasePages(sequence);
+    plan->admitting = false;
+    return;
+  }
+  waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(plan->next_waiting));
+  running_.insert(running_.begin() + static_cast<std::ptrdiff_t>(plan->next_running), sequence);
+  sequence->state = SequenceState::kRunning;
+  plan->decodes_ahead += sequence->num_uncomputed() == 1 ? 1 : 0;
+  VisitRunning(plan);
+}
+
+// True when `candidate` has a seat, a token and the pages to catch up, after preempting sequences
+// after it in order where that helps. The first in order always succeeds.
+bool Scheduler::MakeRoom(const Sequence& candidate, Plan* plan) {
+  const size_t place = plan->next_running;
+  const bool is_first = place == 0;
+  if (!is_first && plan->tokens_left <= plan->decodes_ahead) {
+    return false;
+  }
+  const int32_t pages_needed = PagesFor(candidate.length()) -
+                               static_cast<int32_t>(candidate.pages.size()) + plan->pages_promised +
+                               static_cast<int32_t>(place);
+  const int32_t seats = max_running_ - plan->seats_kept;
+  if (!is_first && (static_cast<int32_t>(place) >= seats ||
+                    pages_needed > pool_->num_free() + PagesReclaimable(place))) {
+    return false;
+  }
+  while (running_.size() > place && (num_running() >= seats || pages_needed > pool_->num_free())) {
+    PreemptLast(plan);
+  }
+  return true;
+}
+
+// Takes pages for `num_tokens` more tokens of the running sequence whose turn it is, preempting
+// those after it. Returns for how many tokens there are pages now: fewer, or 0, when nobody is left
+// to preempt.
+int32_t Scheduler::Grow(Sequence* sequence, int32_t num_tokens, Plan* plan) {
+  const auto pages_lacking = [&](int32_t count) {
+    return PagesFor(sequence->computed + count) - static_cast<int32_t>(sequence->pages.size());
+  };
+  while (!pool_->AllocateOnto(&sequence->pages, pages_lacking(num_tokens))) {
+    if (running_.size() == plan->next_running + 1) {
+      const auto pages_held = static_cast<int32_t>(sequence->pages.size());
+      const int32_t slots_held = pages_held * config_.page_size - sequence->computed;
+      const int32_t slots_free = pool_->num_free() * config_.page_size;
+      num_tokens = std::min(num_tokens, slots_held + slots_free);
+      return pool_->AllocateOnto(&sequence->pages, pages_lacking(num_tokens)) ? num_tokens
+                                                                              : slots_held;
+    }
+    PreemptLast(plan);
+  }
+  return num_tokens;
+}
+
+// The last running sequence, which has not had its turn, goes back to its place in the queue.
+void Scheduler::PreemptLast(Plan* plan) {
+  Sequence* victim = running_.back();
+  running_.pop_back();
+  plan->decodes_ahead -= victim->num_uncomputed() == 1 ? 1 : 0;
+  ReleasePages(victim);
+  victim->state = SequenceState::kWaiting;
+  waiting_.insert(std::lower_bound(waiting_.begin(), waiting_.end(), victim, Before), victim);
+  plan->batch.preempted.push_back(victim);
+}
+
+// `place` is the candidate's place among the running: those before it in order are [0, place).
+Scheduler::PromptSource Scheduler::FindPromptSource(const Sequence& candidate, size_t place,
+                                                    const Sequence** source) const {
+  const int32_t shared_tokens = SharedPages(candidate) * config_.page_size;
+  if (candidate.request->num_choices == 1 || shared_tokens == 0) {
+    return PromptSource::kNone;
+  }
+  PromptSource found = PromptSource::kNone;
+  for (size_t index = 0; index < running_.size(); ++index) {
+    const Sequence* sibling = running_[index];
+    if (sibling->request != candidate.request) {
+      continue;
+    }
+    if (sibling->computed >= shared_tokens) {
+      *source = sibling;
+      return PromptSource::kRunning;
+    }
+    // One after it in order may be preempted for it, so it waits for none of those.
+    if (index < place) {
+      found = PromptSource::kPending;
+    }
+  }
+  return found;
+}
+
+void Scheduler::TakeSharedPages(Sequence* sequence, const Sequence& source) {
+  const int32_t num_pages = SharedPages(*sequence);
+  sequence->pages.assign(source.pages.begin(), source.pages.begin() + num_pages);
+  for (PageId page : sequence->pages) {
+    pool_->AddReference(page);
+  }
+  sequence->computed = num_pages * config_.page_size;
+}
+
+void Scheduler::ReleasePages(Sequence* sequence) {
+  for (auto page = sequence->pages.rbegin(); page != sequence->pages.rend(); ++page) {
+    pool_->Release(*page);
+  }
+  sequence->pages.clear();
+  sequence->computed = 0;
+}
+
+int32_t Scheduler::PagesFor(int32_t num_tokens) const {
+  return (num_tokens + config_.page_size - 1) / config_.page_size;
+}
+
+// Without the prompt's last token, whose row must run: its logits are the first to be sampled.
+int32_t Scheduler::SharedPages(const Sequence& sequence) const {
+  return (sequence.prompt_length() - 1) / config_.page_size;
+}
+
+// At least this many pages become free when running_[first_running, ...) are preempted.
+int32_t Scheduler::PagesReclaimable(size_t first_running) const {
+  int32_t count = 0;
+  for (size_t index = first_running; index < running_.size(); ++index) {
+    for (PageId page : running_[index]->pages) {
+      count += pool_->reference_count(page) == 1 ? 1 : 0;
+    }
+  }
+  return count;
+}
+
+}  // namespace mlc_server
