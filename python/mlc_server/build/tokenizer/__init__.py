@@ -1,0 +1,1 @@
+"""Builds a Hugging Face tokenizer.json from the vocabulary a GGUF file carries."""
