@@ -8,7 +8,9 @@ MlcServerError
 └── RequestError         bad input over HTTP: an OpenAI error object and a status code
     ├── InvalidRequest   400
     ├── ContextOverflow  400, code context_length_exceeded
+    ├── RequestTooLarge  413
     ├── ModelNotFound    404, code model_not_found
+    ├── GenerationFailed 500: this request failed inside the engine
     ├── QueueFull        503, with Retry-After
     └── Unavailable      503: starting, draining or dead
 """
@@ -52,9 +54,7 @@ class RequestError(MlcServerError):
     type = "invalid_request_error"
     code: str | None = None
 
-    def __init__(
-        self, message: str, *, param: str | None = None, code: str | None = None
-    ) -> None:
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
@@ -70,6 +70,21 @@ class ContextOverflow(RequestError):
     """Prompt and requested tokens do not fit the context window."""
 
     code = "context_length_exceeded"
+
+
+class RequestTooLarge(RequestError):
+    """The body is larger than --max-body-size."""
+
+    status = 413
+    code = "request_too_large"
+
+
+class GenerationFailed(RequestError):
+    """The engine gave this request up; others go on."""
+
+    status = 500
+    type = "server_error"
+    code = "generation_failed"
 
 
 class ModelNotFound(RequestError):

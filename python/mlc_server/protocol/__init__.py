@@ -1,0 +1,1 @@
+"""The OpenAI dialect: request models, response bytes, error bodies. Knows no engine, no HTTP."""

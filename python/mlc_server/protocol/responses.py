@@ -1,0 +1,174 @@
+"""Chat completion responses, as bytes. A streamed chunk is its constant parts around the text: no
+object is built and no model validated per token."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+DONE_EVENT = b"data: [DONE]\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Logprob:
+    """Log-probability of one token; `raw` are its bytes, which need not be whole characters."""
+
+    raw: bytes
+    logprob: float
+    alternatives: Sequence[tuple[bytes, float]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one request: the prompt once, the output of all its choices."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+            "completion_tokens_details": {"reasoning_tokens": 0},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One finished answer. `stop_reason` is the stop string or token id that ended it, if any."""
+
+    index: int
+    content: str
+    finish_reason: str
+    stop_reason: int | str | None = None
+    logprobs: Sequence[Logprob] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "index": self.index,
+            "message": {"role": "assistant", "content": self.content, "refusal": None},
+            "logprobs": None if self.logprobs is None else logprobs_json(self.logprobs),
+            "finish_reason": self.finish_reason,
+            "stop_reason": self.stop_reason,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHead:
+    """What every chunk of one response repeats."""
+
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+
+    @classmethod
+    def new(cls, model: str, system_fingerprint: str) -> ResponseHead:
+        return cls(
+            id=f"chatcmpl-{secrets.token_hex(12)}",
+            created=int(time.time()),
+            model=model,
+            system_fingerprint=system_fingerprint,
+        )
+
+
+def completion(head: ResponseHead, choices: Sequence[Choice], usage: Usage) -> bytes:
+    """A whole ChatCompletionResponse."""
+    return orjson.dumps(
+        {
+            "id": head.id,
+            "object": "chat.completion",
+            "created": head.created,
+            "model": head.model,
+            "choices": [choice.to_json() for choice in choices],
+            "usage": usage.to_json(),
+            "system_fingerprint": head.system_fingerprint,
+        }
+    )
+
+
+class ChunkWriter:
+    """Server-sent events of one streamed response, one call per event.
+
+    `include_usage` adds `usage: null` to every chunk, as the usage chunk at the end requires.
+    """
+
+    def __init__(self, head: ResponseHead, *, include_usage: bool) -> None:
+        fixed = {
+            "id": head.id,
+            "object": "chat.completion.chunk",
+            "created": head.created,
+            "model": head.model,
+            "system_fingerprint": head.system_fingerprint,
+        }
+        # '{"id": ... }' without its closing brace, up to the list of choices.
+        self._start = b"data: " + orjson.dumps(fixed)[:-1] + b',"choices":['
+        self._end = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
+
+    def role(self, index: int) -> bytes:
+        """The first chunk of a choice."""
+        delta = b',"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}'
+        return b'%b{"index":%d%b%b' % (self._start, index, delta, self._end)
+
+    def text(self, index: int, text: str, logprobs: Sequence[Logprob] | None = None) -> bytes:
+        """More text of a choice."""
+        if logprobs is None:
+            tail = b'},"logprobs":null,"finish_reason":null}'
+        else:
+            encoded = orjson.dumps(logprobs_json(logprobs))
+            tail = b'},"logprobs":%b,"finish_reason":null}' % encoded
+        return b'%b{"index":%d,"delta":{"content":%b%b%b' % (
+            self._start,
+            index,
+            orjson.dumps(text),
+            tail,
+            self._end,
+        )
+
+    def finish(self, index: int, reason: str, stop_reason: int | str | None) -> bytes:
+        """The last chunk of a choice: an empty delta and why it ended."""
+        return (
+            b'%b{"index":%d,"delta":{},"logprobs":null,"finish_reason":%b,"stop_reason":%b}%b'
+            % (
+                self._start,
+                index,
+                orjson.dumps(reason),
+                orjson.dumps(stop_reason),
+                self._end,
+            )
+        )
+
+    def usage(self, usage: Usage) -> bytes:
+        """The extra chunk before [DONE] that stream_options.include_usage asks for."""
+        return b'%b],"usage":%b}\n\n' % (self._start, orjson.dumps(usage.to_json()))
+
+
+def logprobs_json(logprobs: Sequence[Logprob]) -> dict[str, Any]:
+    """OpenAI's ChoiceLogprobs."""
+    return {
+        "content": [
+            {
+                **_token_json(entry.raw, entry.logprob),
+                "top_logprobs": [_token_json(raw, value) for raw, value in entry.alternatives],
+            }
+            for entry in logprobs
+        ],
+        "refusal": None,
+    }
+
+
+def _token_json(raw: bytes, logprob: float) -> dict[str, Any]:
+    # A banned token's -inf has no JSON form; OpenAI reports -9999.0 for "as good as impossible".
+    return {
+        "token": raw.decode("utf-8", "replace"),
+        "logprob": max(logprob, -9999.0),
+        "bytes": list(raw),
+    }

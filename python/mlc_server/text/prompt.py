@@ -1,0 +1,170 @@
+"""Turns a conversation into the prompt's token ids, and knows what ends the model's answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlc_server.errors import FormatError, UserError
+from mlc_server.limits import ENCODE_INLINE_CHARACTERS
+from mlc_server.text.chat_template import ChatTemplate, JinjaTemplate, Message
+from mlc_server.text.mlc_template import MlcTemplate
+from mlc_server.text.tokenizer import Tokenizer
+
+MLC_TEMPLATE = "mlc"
+_SPECIAL_TOKEN_KEYS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token")
+
+
+@dataclass(frozen=True)
+class StopRules:
+    """What ends the answer besides the request's own stops."""
+
+    token_ids: tuple[int, ...]
+    strings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PromptBuilder:
+    """A model's template and tokenizer. `prefix_ids` come before every prompt (MLC's BOS)."""
+
+    template: ChatTemplate
+    tokenizer: Tokenizer
+    prefix_ids: tuple[int, ...]
+    stop: StopRules
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: Path,
+        chat_config: Mapping[str, Any],
+        *,
+        chat_template: str | None = None,
+    ) -> PromptBuilder:
+        """Reads a model folder.
+
+        `chat_config` is its mlc-chat-config.json. `chat_template` is None for the folder's own (the
+        Jinja template of its tokenizer, else MLC's), "mlc" for MLC's, or a file with a Jinja one.
+        """
+        tokenizer = Tokenizer.from_folder(folder)
+        token_config = _read_json(folder / "tokenizer_config.json")
+        conversation = chat_config.get("conv_template") or {}
+        if not isinstance(conversation, Mapping):
+            raise FormatError(
+                "mlc-chat-config.json: conv_template must be an object",
+                seen=repr(conversation)[:200],
+                hint="generate the file again with gen_config",
+            )
+        source = None
+        if chat_template != MLC_TEMPLATE:
+            source = _template_source(folder, token_config, chat_template)
+        template: ChatTemplate
+        prefix_ids: tuple[int, ...] = ()
+        if source is not None:
+            template = JinjaTemplate(source, _special_tokens(token_config))
+        elif conversation:
+            template = MlcTemplate(conversation)
+            prefix_ids = tuple(conversation.get("system_prefix_token_ids") or ())
+        else:
+            raise FormatError(
+                f"{folder} has no chat template",
+                seen="no chat_template in tokenizer_config.json, no conv_template",
+                hint="give one with --chat-template FILE",
+            )
+        stop = _stop_rules(tokenizer, token_config, chat_config, conversation)
+        return cls(template=template, tokenizer=tokenizer, prefix_ids=prefix_ids, stop=stop)
+
+    def build(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of the prompt; raises InvalidRequest for messages the template refuses."""
+        return [*self.prefix_ids, *self.tokenizer.encode(self.template.render(messages))]
+
+    async def build_async(self, messages: Sequence[Message]) -> list[int]:
+        """`build`, with a long text in a worker thread so that other streams keep flowing."""
+        characters = sum(len(message["content"] or "") for message in messages)
+        if characters <= ENCODE_INLINE_CHARACTERS.default:
+            return self.build(messages)
+        return await asyncio.get_running_loop().run_in_executor(None, self.build, messages)
+
+
+def _template_source(
+    folder: Path, token_config: Mapping[str, Any], chosen: str | None
+) -> str | None:
+    if chosen is not None:
+        return _read_text(Path(chosen))
+    beside = folder / "chat_template.jinja"
+    if beside.is_file():
+        return _read_text(beside)
+    source = token_config.get("chat_template")
+    if isinstance(source, list):  # named templates; "default" is the one for plain chats
+        named = {entry.get("name"): entry.get("template") for entry in source}
+        source = named.get("default")
+    return source if isinstance(source, str) else None
+
+
+def _special_tokens(token_config: Mapping[str, Any]) -> dict[str, str]:
+    """bos_token and the like, which tokenizer_config.json writes as text or as an object."""
+    tokens: dict[str, str] = {}
+    for key in _SPECIAL_TOKEN_KEYS:
+        value = token_config.get(key)
+        text = value.get("content") if isinstance(value, Mapping) else value
+        if isinstance(text, str):
+            tokens[key] = text
+    return tokens
+
+
+def _stop_rules(
+    tokenizer: Tokenizer,
+    token_config: Mapping[str, Any],
+    chat_config: Mapping[str, Any],
+    conversation: Mapping[str, Any],
+) -> StopRules:
+    """The union of what the folder's files say.
+
+    Published conv_templates name ordinary words as stop ids, so theirs count only if special. A
+    stop string that is one special token becomes an id, since special tokens never reach the text.
+    """
+    ids = set(_id_list(chat_config.get("eos_token_id")))
+    ids.update(i for i in _id_list(conversation.get("stop_token_ids")) if tokenizer.is_special(i))
+    eos = tokenizer.special_id(_special_tokens(token_config).get("eos_token", ""))
+    if eos is not None:
+        ids.add(eos)
+    strings = []
+    for text in conversation.get("stop_str") or ():
+        token_id = tokenizer.special_id(text)
+        if token_id is not None:
+            ids.add(token_id)
+        elif text:
+            strings.append(text)
+    return StopRules(token_ids=tuple(sorted(ids)), strings=tuple(strings))
+
+
+def _id_list(value: Any) -> list[int]:
+    values = value if isinstance(value, list) else [value]
+    return [item for item in values if isinstance(item, int) and not isinstance(item, bool)]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if the file is absent."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(_read_text(path))
+    except json.JSONDecodeError as error:
+        raise FormatError(
+            f"{path} is not valid JSON",
+            seen=f"{error.msg} at line {error.lineno}",
+            hint="copy the file from the original model again",
+        ) from error
+    return value if isinstance(value, dict) else {}
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path} cannot be read", seen=str(error), hint="give a readable text file"
+        ) from error
