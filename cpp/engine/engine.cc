@@ -9,46 +9,16 @@
 
 #include "base/check.h"
 #include "engine/batch_builder.h"
+#include "engine/model_fit.h"
 
 namespace mlc_server {
 namespace {
 
+// Steps in a row that may find work and nothing to run. The scheduler promises the first sequence a
+// token in every step unless an allocation fails, so more than a few are a bug.
+constexpr int32_t kMaxStalls = 16;
 constexpr char kShutdownError[] = "the server is shutting down";
 constexpr char kDeadError[] = "the engine stopped because of an internal error";
-
-Status CheckFits(const char* param, int64_t value, const char* of_model, int64_t limit) {
-  if (value > limit) {
-    return Error{ErrorCode::kIncompatible, param,
-                 "must be at most the model's " + std::string(of_model) + ", " +
-                     std::to_string(limit) + ", got " + std::to_string(value)};
-  }
-  return std::nullopt;
-}
-
-Status CheckEqual(const char* param, int64_t value, int64_t of_model) {
-  if (value != of_model) {
-    return Error{ErrorCode::kIncompatible, param,
-                 "the model's is " + std::to_string(of_model) + ", got " + std::to_string(value)};
-  }
-  return std::nullopt;
-}
-
-Status CheckAgainstModel(const EngineConfig& config, const ModelInfo& info) {
-  for (const Status& status : {
-           CheckEqual("vocab_size", config.vocab_size, info.vocab_size),
-           CheckEqual("page_size", config.page_size, info.page_size),
-           CheckFits("max_batch_size", config.max_batch_size, "logit rows", info.max_logit_rows),
-           CheckFits("max_batch_size", config.max_batch_size, "rows", info.max_rows),
-           CheckFits("prefill_chunk_size", config.prefill_chunk_size, "rows", info.max_rows),
-           CheckFits("max_sequence_length", config.max_sequence_length, "context window",
-                     info.context_window),
-       }) {
-    if (status) {
-      return status;
-    }
-  }
-  return std::nullopt;
-}
 
 // True when no value is NaN or infinite, that is, when no exponent is all ones. Plain integer
 // arithmetic, because compilers vectorise it without being allowed to assume finite floats.
@@ -170,11 +140,9 @@ bool Engine::RunStep() {
   const Batch batch = scheduler_.Schedule();
   stats_.preemptions += static_cast<int64_t>(batch.preempted.size());
   if (batch.entries.empty()) {
-    MLC_CHECK(scheduler_.num_waiting() == 0 && scheduler_.num_running() == 0)
-        << "nothing can run although " << scheduler_.num_waiting() << " wait and "
-        << scheduler_.num_running() << " run";
-    return false;
+    return NoteEmptyBatch();
   }
+  num_stalls_ = 0;
   MarkStarted(batch);
   const int64_t start_ns = clock_->NowNs();
   BuildModelInput(batch, config_.page_size, &input_);
@@ -187,6 +155,14 @@ bool Engine::RunStep() {
   Deliver(batch, logits);
   CountStep(batch, clock_->NowNs() - start_ns);
   return true;
+}
+
+bool Engine::NoteEmptyBatch() {
+  const bool has_work = scheduler_.num_waiting() + scheduler_.num_running() > 0;
+  num_stalls_ = has_work ? num_stalls_ + 1 : 0;
+  MLC_CHECK(num_stalls_ <= kMaxStalls) << "nothing can run although " << scheduler_.num_waiting()
+                                       << " wait and " << scheduler_.num_running() << " run";
+  return has_work;
 }
 
 void Engine::TakeCommands() {
@@ -261,11 +237,14 @@ void Engine::Advance(Generation* generation, const float* logits) {
   if (!AllFinite(logits, config_.vocab_size)) {
     throw std::runtime_error("the model produced logits that are not finite");
   }
-  OutputItem item = generation->MakeItem();
-  generation->Append(
+  SampleResult drawn =
       sampler_.Sample(logits, request.sampling, generation->counts, generation->choice,
-                      generation->num_generated(), generation->banned()),
-      config_.MaxTokensPerSequence(), &item);
+                      generation->num_generated(), generation->banned());
+  if (drawn.status == SampleStatus::kNoCandidate) {
+    throw std::runtime_error("no token is left to draw: all are banned");
+  }
+  OutputItem item = generation->MakeItem();
+  generation->Append(std::move(drawn), config_.MaxTokensPerSequence(), &item);
   ++stats_.generated_tokens;
   if (item.finish_reason == FinishReason::kNone) {
     items_.push_back(std::move(item));

@@ -78,6 +78,8 @@ class Engine {
 
   // The parts of a step, in order; false when there was nothing to run.
   bool RunStep();
+  // True while work is left that could not run in this step.
+  bool NoteEmptyBatch();
   void TakeCommands();
   void Admit(std::shared_ptr<const Request> request);
   void MarkStarted(const Batch& batch);
@@ -120,6 +122,7 @@ class Engine {
   EngineStats stats_;
   SequenceId next_sequence_id_ = 0;
   bool was_busy_ = false;
+  int32_t num_stalls_ = 0;  // steps in a row that had work and ran nothing
 
   mutable std::mutex health_mutex_;
   State state_ = State::kServing;
