@@ -122,8 +122,8 @@ def _read_record(fields: Fields, shard: str, shard_bytes: int) -> TensorRecord:
     return TensorRecord(name, tuple(shape), dtype, stored, shard, offset, nbytes)
 
 
-def resolve_shard(folder: Path, name: str, fields: Fields) -> Path:
-    """The path of shard `name` inside `folder`; refuses any way out of it.
+def resolve_shard(folder: Path, name: str, fields: Fields, field: str = "dataPath") -> Path:
+    """The path of shard `name`, read from `field`, inside `folder`; refuses any way out of it.
 
     A Hugging Face snapshot links its files to the `blobs` folder beside `snapshots`, so links
     to there are followed; other links out are not.
@@ -131,14 +131,14 @@ def resolve_shard(folder: Path, name: str, fields: Fields) -> Path:
     pure = PurePosixPath(name)
     plain = name and "\0" not in name and "\\" not in name and ":" not in name
     if not plain or pure.is_absolute() or ".." in pure.parts or len(name) > 255:
-        raise fields.error("dataPath", "must be a relative path inside the model folder", name)
+        raise fields.error(field, "must be a relative path inside the model folder", name)
     root = folder.resolve()
     target = (root / name).resolve()
     roots = [root]
     if root.parent.name == "snapshots":
         roots.append(root.parent.parent / "blobs")
     if not any(target.is_relative_to(r) for r in roots):
-        raise fields.error("dataPath", "leads out of the model folder", name)
+        raise fields.error(field, "leads out of the model folder", name)
     return target
 
 
