@@ -1,0 +1,110 @@
+"""Building blocks for writing a PrimFunc with the TIR builder.
+
+Contents:
+    kernel      opens a function; its parameters are declared in order inside.
+    tensor      a tensor parameter.
+    scalar      an int64 parameter.
+    scratch     memory private to one task: registers or stack when small.
+    load, store contiguous vectors of a buffer.
+    constant    a scalar literal.
+    lane_max, lane_sum  reductions over 16 lanes in one fixed order.
+    rows_loop   serial for few rows, parallel for many.
+    store_group writes a group of quantised activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script import builder as T
+
+from mlc_server.build.kernels.cpu.vector_ops import GROUP, QuantizedGroup
+
+Expr = Any  # a TIR expression (tvm ships no types)
+
+LANES = 16  # f32 values of one vector; narrower targets split it without changing a bit
+SERIAL_ROWS = 4  # at most so many rows are not worth waking other threads
+
+
+@contextmanager
+def kernel(name: str) -> Iterator[IRBuilder]:
+    """Opens PrimFunc `name`; after the block, `.get()` of the yielded builder is the function."""
+    with IRBuilder() as ir_builder:
+        with T.prim_func(s_tir=True):
+            T.func_name(name)
+            T.func_attr({"global_symbol": name, "tirx.noalias": True, "tirx.is_scheduled": True})
+            yield ir_builder
+
+
+def tensor(name: str, shape: Sequence[Any], dtype: str) -> Any:
+    """Declares tensor parameter `name`; free variables in `shape` are taken from its shape."""
+    handle = T.arg(name, T.handle())
+    return T.match_buffer(handle, tuple(shape), dtype, layout=None)
+
+
+def scalar(name: str) -> Expr:
+    """Declares int64 parameter `name`."""
+    return T.arg(name, T.int64())
+
+
+def scratch(shape: Sequence[int], dtype: str = "float32") -> Any:
+    """Uninitialised memory of the enclosing task; at most 1023 bytes live on the stack."""
+    return T.alloc_buffer(tuple(shape), dtype, scope="global", layout=None)
+
+
+def constant(value: float, dtype: str = "float32") -> Expr:
+    return tirx.const(value, dtype)
+
+
+def load(buffer: Any, *index: Expr, lanes: int = LANES) -> Expr:
+    """`lanes` consecutive elements from `index`, bound to a variable."""
+    return T.bind(buffer[(*index[:-1], T.ramp(index[-1], 1, lanes))])
+
+
+def store(buffer: Any, value: Expr, *index: Expr, lanes: int = LANES) -> None:
+    """Writes `lanes` consecutive elements from `index`."""
+    T.buffer_store(buffer, value, [*index[:-1], T.ramp(index[-1], 1, lanes)])
+
+
+def _tree(value: Expr, combine: Any) -> Expr:
+    width = LANES
+    current = T.bind(value)
+    while width > 1:
+        width //= 2
+        low = tirx.Shuffle([current], list(range(width)))
+        high = tirx.Shuffle([current], list(range(width, 2 * width)))
+        current = T.bind(combine(low, high))
+    return current
+
+
+def lane_max(value: Expr) -> Expr:
+    """Largest of the 16 lanes, a scalar."""
+    return _tree(value, tirx.max)
+
+
+def lane_sum(value: Expr) -> Expr:
+    """Sum of the 16 lanes as a tree: lane l with l + 8, then l + 4, l + 2, l + 1."""
+    return _tree(value, lambda low, high: low + high)
+
+
+def rows_loop(rows: Expr, emit: Callable[[Expr], None]) -> None:
+    """`emit(row)` for every row: on the calling thread when there are few, else in parallel."""
+    with T.If(rows <= SERIAL_ROWS):
+        with T.Then(), T.serial(0, rows) as row:
+            emit(row)
+        with T.Else(), T.parallel(0, rows) as row:
+            emit(row)
+
+
+def store_group(outputs: Sequence[Any], row: Expr, group: Expr, quantized: QuantizedGroup) -> None:
+    """Writes group `group` of a row to quantised activations (xq, xs, xi, xss)."""
+    quants, scales, totals, scaled_totals = outputs
+    store(quants, quantized.low, row, group * GROUP)
+    store(quants, quantized.high, row, group * GROUP + LANES)
+    T.buffer_store(scales, quantized.scale, [row, group])
+    T.buffer_store(totals, quantized.total, [row, group])
+    T.buffer_store(scaled_totals, quantized.scaled_total, [row, group])
