@@ -24,6 +24,7 @@ Scheduler::Scheduler(const EngineConfig& config, PagePool* pool)
       << "a pool of " << pool->num_pages() << " pages, configured are " << config.num_pages;
   running_.reserve(max_running_);
   chunks_.reserve(max_running_);
+  releases_.assign(pool->num_pages(), 0);
 }
 
 void Scheduler::Add(Sequence* sequence) {
@@ -111,8 +112,6 @@ void Scheduler::VisitRunning(Plan* plan) {
     sequence->in_flight = granted;
     ++num_in_flight_;
   }
-  plan->pages_promised +=
-      PagesFor(sequence->length()) - static_cast<int32_t>(sequence->pages.size());
   ++plan->next_running;
 }
 
@@ -157,8 +156,9 @@ bool Scheduler::MakeRoom(const Sequence& candidate, Plan* plan) {
   if (!is_first && plan->tokens_left <= plan->decodes_ahead) {
     return false;
   }
+  // One page of growth for each before it, so that it is not preempted at once.
   const int32_t pages_needed = PagesFor(candidate.length()) -
-                               static_cast<int32_t>(candidate.pages.size()) + plan->pages_promised +
+                               static_cast<int32_t>(candidate.pages.size()) +
                                static_cast<int32_t>(place);
   const int32_t seats = max_running_ - plan->seats_kept;
   if (!is_first && (static_cast<int32_t>(place) >= seats ||
@@ -254,12 +254,17 @@ int32_t Scheduler::SharedPages(const Sequence& sequence) const {
   return (sequence.prompt_length() - 1) / config_.page_size;
 }
 
-// At least this many pages become free when running_[first_running, ...) are preempted.
-int32_t Scheduler::PagesReclaimable(size_t first_running) const {
+// How many pages become free when running_[first_running, ...) are preempted.
+int32_t Scheduler::PagesReclaimable(size_t first_running) {
   int32_t count = 0;
   for (size_t index = first_running; index < running_.size(); ++index) {
     for (PageId page : running_[index]->pages) {
-      count += pool_->reference_count(page) == 1 ? 1 : 0;
+      count += ++releases_[page] == pool_->reference_count(page) ? 1 : 0;
+    }
+  }
+  for (size_t index = first_running; index < running_.size(); ++index) {
+    for (PageId page : running_[index]->pages) {
+      releases_[page] = 0;
     }
   }
   return count;

@@ -40,10 +40,9 @@ struct Batch {
 // Pages. A sequence takes pages as it grows. When there are none, the last running sequence after
 // it in order is preempted: its pages are released, it waits in its place in the order, and is
 // later recomputed from its tokens. A sequence with nobody after it sits the step out and keeps its
-// pages. A waiting sequence starts when everything it needs to catch up fits beside what the
-// running ones before it still need, plus a page of growth for each, so that it is not preempted at
-// once; it may preempt those after it in order (lower priority). Nobody overtakes a sequence that
-// does not fit.
+// pages. A waiting sequence starts when all its tokens fit and a page of growth for each running
+// sequence before it, so that it is not preempted at once; those after it in order (of lower
+// priority) are preempted for it if that is enough. Nobody overtakes a sequence that does not fit.
 //
 // No starvation. The first sequence in order gets tokens in every step, whatever it takes:
 // MaxTokensPerSequence() keeps a sequence smaller than the pool. (A failing allocation may cost it
@@ -95,9 +94,8 @@ class Scheduler {
     size_t next_waiting = 0;  // waiting sequences before this one are passed over in this step
     bool admitting = true;    // false once a waiting sequence did not fit
     int32_t tokens_left = 0;
-    int32_t decodes_ahead = 0;   // sequences in running_[next_running, ...) that lack one token
-    int32_t pages_promised = 0;  // that running_[0, next_running) still lack to catch up
-    int32_t seats_kept = 0;      // for choices that wait for a shared prompt
+    int32_t decodes_ahead = 0;  // sequences in running_[next_running, ...) that lack one token
+    int32_t seats_kept = 0;     // for choices that wait for a shared prompt
   };
   // Where a waiting sequence's first pages can come from.
   enum class PromptSource {
@@ -120,7 +118,7 @@ class Scheduler {
 
   int32_t PagesFor(int32_t num_tokens) const;
   int32_t SharedPages(const Sequence& sequence) const;
-  int32_t PagesReclaimable(size_t first_running) const;
+  int32_t PagesReclaimable(size_t first_running);
   void CheckQueues() const;
   void CheckOwners() const;
 
@@ -130,6 +128,7 @@ class Scheduler {
   std::deque<Sequence*> waiting_;   // in order
   std::vector<Sequence*> running_;  // in order
   std::vector<BatchEntry> chunks_;  // scratch: prefill entries, laid out after decode entries
+  std::vector<int32_t> releases_;   // scratch: 0 for each page
   int32_t num_in_flight_ = 0;       // running sequences with in_flight > 0
 };
 

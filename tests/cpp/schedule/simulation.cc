@@ -129,8 +129,12 @@ void Simulation::Step(bool eventful) {
   if (eventful && Chance(cancel_chance_)) {
     CancelInFlight(&surviving);
   }
+  scheduler_->CheckIntegrity();
   RunModel(surviving);
-  scheduler_->Commit(batch);
+  // A batch of which nothing is left need not be committed.
+  if (!surviving.entries.empty() || Chance(0.5)) {
+    scheduler_->Commit(batch);
+  }
   for (const BatchEntry& entry : surviving.entries) {
     EXPECT_EQ(entry.sequence->computed, entry.first_token + entry.num_tokens);
     EXPECT_EQ(entry.sequence->in_flight, 0);
@@ -145,15 +149,16 @@ void Simulation::Step(bool eventful) {
   stats_.preempted += static_cast<int64_t>(batch.preempted.size());
 }
 
+// Usually one sequence of the batch, sometimes all, as when the model fails.
 void Simulation::CancelInFlight(Batch* batch) {
-  if (batch->entries.empty()) {
-    return;
+  const auto size = static_cast<int32_t>(batch->entries.size());
+  for (int32_t count = Chance(0.1) ? size : std::min(size, 1); count > 0; --count) {
+    const int32_t index = Draw(0, static_cast<int32_t>(batch->entries.size()) - 1);
+    const Live* victim = Find(batch->entries[index].sequence);
+    batch->entries.erase(batch->entries.begin() + index);
+    Erase(victim - live_.data());
+    ++stats_.cancelled_in_flight;
   }
-  const int32_t index = Draw(0, static_cast<int32_t>(batch->entries.size()) - 1);
-  const Live* victim = Find(batch->entries[index].sequence);
-  batch->entries.erase(batch->entries.begin() + index);
-  Erase(victim - live_.data());
-  ++stats_.cancelled_in_flight;
 }
 
 // Reads every entry's context, then writes its rows, as a forward pass does.
