@@ -31,7 +31,7 @@ class CheckFailure {
 }  // namespace mlc_server
 
 // Trips on a broken invariant; usable as `MLC_CHECK(n >= 0) << "n is " << n;`.
-#define MLC_CHECK(condition)                                                              \
-  if (__builtin_expect(!!(condition), 1)) {                                               \
-  } else /* NOLINT(readability/braces) */                                                 \
+#define MLC_CHECK(condition)                \
+  if (__builtin_expect(!!(condition), 1)) { \
+  } else /* NOLINT(readability/braces) */   \
     ::mlc_server::internal::CheckFailure(__FILE__, __LINE__, #condition).stream()
