@@ -166,24 +166,24 @@ bool Engine::NoteEmptyBatch() {
 }
 
 void Engine::TakeCommands() {
-  for (Command& command : inbox_.Take()) {
+  commands_ = inbox_.Take();
+  for (; next_command_ < commands_.size(); ++next_command_) {
+    const Command& command = commands_[next_command_];
     if (command.request != nullptr) {
-      Admit(std::move(command.request));
+      Admit(command.request);
     } else if (OpenRequest* open = Find(command.request_id)) {
       FinishRequest(open, FinishReason::kCancelled, "");
     }
   }
+  commands_.clear();
+  next_command_ = 0;
   EraseFinished();
 }
 
-void Engine::Admit(std::shared_ptr<const Request> request) {
-  auto open = std::make_unique<OpenRequest>();
-  open->request = request;
+void Engine::Admit(const std::shared_ptr<const Request>& request) {
+  OpenRequest* open = nullptr;
   try {
-    for (int32_t choice = 0; choice < request->num_choices; ++choice) {
-      open->choices.push_back(std::make_unique<Generation>(request, choice, next_sequence_id_++,
-                                                           vocabulary_.get(), config_));
-    }
+    open = Open(request);
   } catch (const InvariantError&) {
     throw;
   } catch (const std::exception& error) {
@@ -192,12 +192,23 @@ void Engine::Admit(std::shared_ptr<const Request> request) {
     inbox_.NoteFinished(request->id);
     return;
   }
-  open->num_open = request->num_choices;
-  const auto [position, is_new] = requests_.emplace(request->id, std::move(open));
-  MLC_CHECK(is_new) << "request " << request->id << " is open twice";
-  for (const std::unique_ptr<Generation>& choice : position->second->choices) {
+  for (const std::unique_ptr<Generation>& choice : open->choices) {
     scheduler_.Add(choice.get());
   }
+}
+
+OpenRequest* Engine::Open(const std::shared_ptr<const Request>& request) {
+  auto owned = std::make_unique<OpenRequest>();
+  owned->request = request;
+  for (int32_t choice = 0; choice < request->num_choices; ++choice) {
+    owned->choices.push_back(std::make_unique<Generation>(request, choice, next_sequence_id_++,
+                                                          vocabulary_.get(), config_));
+  }
+  owned->num_open = request->num_choices;
+  OpenRequest* open = owned.get();
+  const bool is_new = requests_.emplace(request->id, std::move(owned)).second;
+  MLC_CHECK(is_new) << "request " << request->id << " is open twice";
+  return open;
 }
 
 void Engine::MarkStarted(const Batch& batch) {

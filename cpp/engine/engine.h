@@ -81,7 +81,9 @@ class Engine {
   // True while work is left that could not run in this step.
   bool NoteEmptyBatch();
   void TakeCommands();
-  void Admit(std::shared_ptr<const Request> request);
+  // Opens a request and hands its choices to the scheduler, or answers it with the error.
+  void Admit(const std::shared_ptr<const Request>& request);
+  OpenRequest* Open(const std::shared_ptr<const Request>& request);
   void MarkStarted(const Batch& batch);
   void Deliver(const Batch& batch, const LogitsView& logits);
   void Advance(Generation* generation, const float* logits);
@@ -117,6 +119,8 @@ class Engine {
   Sampler sampler_;
   ModelInput input_;
   std::unordered_map<RequestId, std::unique_ptr<OpenRequest>> requests_;
+  std::vector<Command> commands_;    // taken from the inbox in this step,
+  size_t next_command_ = 0;          // of which these are still to be carried out
   std::vector<RequestId> finished_;  // ended in this step, still in requests_
   std::vector<OutputItem> items_;    // of this step
   EngineStats stats_;

@@ -38,6 +38,13 @@ void Engine::End(State state, const std::string& reason, const std::string& clie
       }
     }
   }
+  for (; next_command_ < commands_.size(); ++next_command_) {
+    // The one that failed may have been opened, and answered above.
+    const Command& command = commands_[next_command_];
+    if (command.request != nullptr && Find(command.request_id) == nullptr) {
+      Refuse(*command.request, client_error);
+    }
+  }
   for (const Command& command : inbox_.Close(client_error)) {
     if (command.request != nullptr) {
       Refuse(*command.request, client_error);
