@@ -35,7 +35,7 @@ Cut Truncation::TopK(const BlockedLogits& row, int32_t k) {
   candidates_.clear();
   row.ForEachKept(bound,
                   [this](int32_t id, float logit) { candidates_.push_back({logit, id, 1.0}); });
-  return candidates_.size() <= static_cast<size_t>(k) ? Cut() : ReachMass(k);
+  return candidates_.size() <= static_cast<size_t>(k) ? bound : ReachMass(k);
 }
 
 Cut Truncation::TopP(const BlockedLogits& row, Cut cut, WeightScale scale, double total,
