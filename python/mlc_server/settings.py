@@ -29,6 +29,8 @@ class ServerSettings:
     served_model_name: str | None = None
     allow_any_model: bool = False
     chat_template: str | None = None
+    # Converted models and compiled libraries; None is the user's cache folder.
+    cache_dir: Path | None = None
 
     # The engine.
     threads: int = limits.THREADS.default

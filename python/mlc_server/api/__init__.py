@@ -1,0 +1,1 @@
+"""The HTTP side: routes, streaming and error responses over an engine handed in from outside."""

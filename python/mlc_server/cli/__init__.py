@@ -1,0 +1,1 @@
+"""The command line. Only here do building and serving meet."""

@@ -57,6 +57,8 @@ LOGIT_BIAS_SCHEMA = {
         {"type": "null"},
     ]
 }
+# Absent and null both become the empty tuple.
+VALIDATED_DEFAULT = Field(validate_default=True)
 
 
 class StrictModel(BaseModel):
@@ -156,13 +158,13 @@ class ChatCompletionRequest(StrictModel):
         Annotated[float, Field(ge=limits.PRESENCE_PENALTY.low, le=limits.PRESENCE_PENALTY.high)]
         | None
     ) = None
-    logit_bias: Annotated[Any, WithJsonSchema(LOGIT_BIAS_SCHEMA)] = None
+    logit_bias: Annotated[Any, WithJsonSchema(LOGIT_BIAS_SCHEMA), VALIDATED_DEFAULT] = None
     seed: Annotated[int, Field(ge=limits.INT64_MIN, le=limits.INT64_MAX)] | None = None
 
     max_tokens: TokenCount | None = None
     max_completion_tokens: TokenCount | None = None
     min_tokens: Annotated[int, Field(ge=limits.MIN_TOKENS.low, le=limits.INT32_MAX)] | None = None
-    stop: Annotated[Any, WithJsonSchema(STOP_SCHEMA)] = None
+    stop: Annotated[Any, WithJsonSchema(STOP_SCHEMA), VALIDATED_DEFAULT] = None
     stop_token_ids: (
         Annotated[
             list[TokenId], Field(max_length=limits.MAX_STOP_TOKEN_IDS.default, fail_fast=True)

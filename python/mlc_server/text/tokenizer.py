@@ -62,5 +62,11 @@ class Tokenizer:
         return self._inner.id_to_token(token_id)
 
     @property
+    def strips_leading_space(self) -> bool:
+        """Whether decoding drops the space that sentencepiece puts before a text's first word."""
+        token_id = self._inner.token_to_id("\u2581a")
+        return token_id is not None and self._inner.decode([token_id]) == "a"
+
+    @property
     def size(self) -> int:
         return self._inner.get_vocab_size(with_added_tokens=True)

@@ -1,0 +1,63 @@
+"""The FastAPI application."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import HTMLResponse
+
+from mlc_server import __version__
+from mlc_server.api import chat, status
+from mlc_server.api.docs_page import render_docs
+from mlc_server.api.errors import install_error_handlers
+from mlc_server.api.examples import component_schemas
+from mlc_server.api.middleware import REQUEST_ID_HEADER, RequestIdMiddleware
+from mlc_server.api.service import Service
+from mlc_server.settings import ServerSettings
+
+
+def create_app(settings: ServerSettings, service: Service) -> FastAPI:
+    """The ASGI application over `service`, which may still be loading its model.
+
+    Serve it with `BoundedHttpProtocol`: header, deadline and slow-reader limits live there.
+    """
+    # FastAPI's own pages fetch scripts from a CDN; ours work offline.
+    app = FastAPI(title="mlc_server", version=__version__, docs_url=None, redoc_url=None)
+    app.state.settings = settings
+    app.state.service = service
+    cors = settings.cors
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=list(cors.allowed_origins),
+        allow_methods=list(cors.allowed_methods),
+        allow_headers=list(cors.allowed_headers),
+        allow_credentials=cors.allow_credentials,
+        expose_headers=[REQUEST_ID_HEADER],
+    )
+    app.add_middleware(RequestIdMiddleware)  # added last, so outermost
+    install_error_handlers(app)
+    app.include_router(status.router)
+    app.include_router(chat.router)
+    _add_docs(app)
+    return app
+
+
+def _add_docs(app: FastAPI) -> None:
+    """/openapi.json with the bodies that routes parse themselves, and /docs, a page made of it."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
+            schemas = schema.setdefault("components", {}).setdefault("schemas", {})
+            schemas.update(component_schemas())
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(render_docs(app.openapi()))

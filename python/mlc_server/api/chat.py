@@ -1,0 +1,95 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from mlc_server.api.answer import Answer
+from mlc_server.api.collected import collect
+from mlc_server.api.examples import CHAT_REQUEST_BODY
+from mlc_server.api.request_log import RequestLog
+from mlc_server.api.sampling import generation_request
+from mlc_server.api.service import ServedModel, Service
+from mlc_server.api.streamed import EventStreamResponse
+from mlc_server.errors import RequestError, RequestTooLarge
+from mlc_server.protocol.chat import ChatCompletionRequest
+from mlc_server.protocol.parsing import parse_request
+from mlc_server.protocol.responses import ResponseHead
+
+router = APIRouter()
+
+
+@router.post(
+    "/v1/chat/completions",
+    response_model=None,
+    summary="Answer a conversation, streamed or whole",
+    openapi_extra=CHAT_REQUEST_BODY,
+)
+async def chat_completions(request: Request) -> Response:
+    """Renders the messages with the model's chat template and generates `n` answers.
+
+    With `stream: true` the answer comes as server-sent events, one HTTP chunk each.
+    """
+    service: Service = request.app.state.service
+    log = RequestLog(request.state.request_id, tracing=request.app.state.settings.enable_tracing)
+    try:
+        model, body = await _read_chat_request(request, service)
+        answer = await _begin(service, model, body, log)
+    except RequestError as error:
+        log.refused(error)
+        raise
+    if body.stream:
+        return EventStreamResponse(answer, include_usage=_includes_usage(body))
+    return await collect(answer, request.receive)
+
+
+async def _read_chat_request(
+    request: Request, service: Service
+) -> tuple[ServedModel, ChatCompletionRequest]:
+    service.served()  # a server without a model need not look at the body
+    content = await read_body(request, request.app.state.settings.max_body_size)
+    body = parse_request(content, ChatCompletionRequest)
+    return service.model_for(body.model), body
+
+
+async def read_body(request: Request, size_max: int) -> bytes:
+    """The request's body; raises RequestTooLarge as soon as it is known to exceed `size_max`."""
+    stated = request.headers.get("content-length", "")
+    content = bytearray()
+    if not (stated.isdigit() and int(stated[:20]) > size_max):
+        async for chunk in request.stream():
+            content += chunk
+            if len(content) > size_max:
+                break
+        else:
+            return bytes(content)
+    seen = f"{stated[:20]} bytes" if stated else "more"
+    raise RequestTooLarge(f"body: must have at most {size_max} bytes; got {seen}")
+
+
+async def _begin(
+    service: Service, model: ServedModel, body: ChatCompletionRequest, log: RequestLog
+) -> Answer:
+    """Submits the request to the engine."""
+    messages = [
+        {"role": message.role, "content": message.content or ""}
+        | ({"name": message.name} if message.name is not None else {})
+        for message in body.messages
+    ]
+    prompt_ids = await model.prompts.build_async(messages)
+    request = generation_request(body, prompt_ids, model.prompts.stop, model.context_window_size)
+    generation = service.open(request)
+    log.submitted(len(prompt_ids), request.num_choices)
+    return Answer(
+        head=ResponseHead.new(model.id, model.system_fingerprint),
+        generation=generation,
+        num_choices=request.num_choices,
+        prompt_tokens=len(prompt_ids),
+        token_bytes=model.token_bytes,
+        log=log,
+    )
+
+
+def _includes_usage(body: ChatCompletionRequest) -> bool:
+    return body.stream_options is not None and bool(body.stream_options.include_usage)

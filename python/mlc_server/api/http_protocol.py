@@ -1,0 +1,133 @@
+"""uvicorn's HTTP protocol with the limits it lacks: deadlines for headers and body, a cap on header
+bytes, and an end to clients that stop reading.
+
+Without them a few hundred half-sent requests hold their connections for ever, and a header of any
+size is accepted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from mlc_server import limits
+from mlc_server.protocol.error_body import error_body
+
+
+class _HeadersTooLargeError(Exception):
+    """Raised inside the parser's callbacks, which stops the parser."""
+
+
+class BoundedHttpProtocol(HttpToolsProtocol):
+    """One connection. At most one of its deadlines runs at a time besides the writer's."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._deadline: asyncio.TimerHandle | None = None
+        self._write_deadline: asyncio.TimerHandle | None = None
+        self._in_headers = False
+        self._unparsed_bytes = 0  # fed since the current headers began
+        self._header_bytes = 0  # of complete headers and the URL
+        self._refused_headers = False
+
+    # Connection
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._set_deadline(limits.HEADER_TIMEOUT_S.default)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._clear_deadline()
+        self._clear_write_deadline()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._in_headers and not self.transport.is_closing():
+            self._unparsed_bytes += len(data)
+            if self._unparsed_bytes > limits.MAX_HEADER_BYTES.default:
+                self._refused_headers = True
+                self.send_400_response("")
+
+    # Parser callbacks
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_headers = True
+        self._unparsed_bytes = self._header_bytes = 0
+        if self._deadline is None:
+            self._set_deadline(limits.HEADER_TIMEOUT_S.default)
+
+    def on_url(self, url: bytes) -> None:
+        self._count_header_bytes(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count_header_bytes(len(name) + len(value))
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._in_headers = False
+        self._set_deadline(limits.BODY_TIMEOUT_S.default)
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._clear_deadline()
+        super().on_message_complete()
+
+    def _count_header_bytes(self, count: int) -> None:
+        self._header_bytes += count
+        if self._header_bytes > limits.MAX_HEADER_BYTES.default:
+            self._refused_headers = True
+            raise _HeadersTooLargeError
+
+    # Refusals
+
+    def send_400_response(self, msg: str) -> None:
+        """Answers bytes that are no acceptable HTTP request, and closes."""
+        status = 400
+        message = msg or "Invalid HTTP request received."
+        if self._refused_headers:
+            status = 431
+            limit = limits.MAX_HEADER_BYTES.default
+            message = f"request line and headers must have at most {limit} bytes"
+        body = error_body(message, "invalid_request_error")
+        head = (
+            b"content-type: application/json\r\nconnection: close\r\n"
+            b"content-length: %d\r\n\r\n" % len(body)
+        )
+        self._clear_deadline()
+        self.transport.write(STATUS_LINE[status] + head + body)
+        self.transport.close()
+
+    # Deadlines
+
+    def _set_deadline(self, seconds: float) -> None:
+        self._clear_deadline()
+        self._deadline = self.loop.call_later(seconds, self._cut_off)
+
+    def _clear_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _cut_off(self) -> None:
+        self._deadline = None
+        self.transport.abort()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._write_deadline is None:
+            stall_s = limits.WRITE_STALL_S.default
+            self._write_deadline = self.loop.call_later(stall_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._clear_write_deadline()
+        super().resume_writing()
+
+    def _clear_write_deadline(self) -> None:
+        if self._write_deadline is not None:
+            self._write_deadline.cancel()
+            self._write_deadline = None

@@ -1,0 +1,72 @@
+"""From a validated chat request to what the engine is asked to do."""
+
+from __future__ import annotations
+
+import secrets
+
+from mlc_server.engine import GenerationRequest, SamplingOptions
+from mlc_server.errors import ContextOverflow
+from mlc_server.limits import MAX_STOP_STRINGS
+from mlc_server.protocol.chat import ChatCompletionRequest
+from mlc_server.text.prompt import StopRules
+
+_UINT64_MASK = 2**64 - 1
+_NO_LOGPROBS = -1
+
+
+def generation_request(
+    request: ChatCompletionRequest,
+    prompt_ids: list[int],
+    stop: StopRules,
+    context_window_size: int,
+) -> GenerationRequest:
+    """Raises ContextOverflow when the prompt leaves no room for one token."""
+    if len(prompt_ids) >= context_window_size:
+        raise ContextOverflow(
+            f"this model's maximum context length is {context_window_size} tokens, "
+            f"but the messages make {len(prompt_ids)} tokens and leave no room for an answer",
+            param="messages",
+        )
+    return GenerationRequest(
+        prompt_ids=prompt_ids,
+        sampling=sampling_options(request, stop),
+        num_choices=request.n or 1,
+    )
+
+
+def sampling_options(request: ChatCompletionRequest, stop: StopRules) -> SamplingOptions:
+    """Fills in OpenAI's defaults. Without a seed a random one is drawn, so answers differ."""
+    top_p, top_k = _nucleus(request.top_p, request.top_k)
+    # The template's own stop strings come first; the engine takes MAX_STOP_STRINGS in all.
+    strings = (*stop.strings, *request.stop)[: MAX_STOP_STRINGS.default]
+    seed = secrets.randbits(64) if request.seed is None else request.seed & _UINT64_MASK
+    top_logprobs = (request.top_logprobs or 0) if request.logprobs else _NO_LOGPROBS
+    return SamplingOptions(
+        temperature=_or_default(request.temperature, 1.0),
+        top_p=top_p,
+        top_k=top_k,
+        min_p=_or_default(request.min_p, 0.0),
+        repetition_penalty=_or_default(request.repetition_penalty, 1.0),
+        presence_penalty=_or_default(request.presence_penalty, 0.0),
+        frequency_penalty=_or_default(request.frequency_penalty, 0.0),
+        logit_bias=request.logit_bias,
+        seed=seed,
+        max_tokens=-1 if request.token_budget is None else request.token_budget,
+        min_tokens=request.min_tokens or 0,
+        stop=strings,
+        stop_token_ids=tuple(request.stop_token_ids or ()),
+        ignore_eos=bool(request.ignore_eos),
+        include_stop_str_in_output=bool(request.include_stop_str_in_output),
+        top_logprobs=top_logprobs,
+    )
+
+
+def _nucleus(top_p: float | None, top_k: int | None) -> tuple[float, int]:
+    """top_p 0 means the smallest possible nucleus, one token; top_k -1 is "off", as 0 is."""
+    if top_p == 0.0:
+        return 1.0, 1
+    return _or_default(top_p, 1.0), max(top_k or 0, 0)
+
+
+def _or_default(value: float | None, default: float) -> float:
+    return default if value is None else value

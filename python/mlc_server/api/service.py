@@ -1,0 +1,147 @@
+"""What the routes serve: the loaded model, the engine behind it, and whether they are ready."""
+
+from __future__ import annotations
+
+import posixpath
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from mlc_server.api.generation import Generation
+from mlc_server.engine import Delta, EngineStats, GenerationRequest
+from mlc_server.errors import ModelNotFound, RequestError, Unavailable
+from mlc_server.limits import HEARTBEAT_STALE_S
+from mlc_server.protocol.excerpt import show
+from mlc_server.text.prompt import PromptBuilder
+
+
+class EnginePort(Protocol):
+    """What the routes need of AsyncEngine. All calls are made on the event loop."""
+
+    def submit(self, request: GenerationRequest, sink: Callable[[list[Delta]], None]) -> object: ...
+
+    def cancel(self, handle: object) -> None: ...
+
+    def stats(self) -> EngineStats: ...
+
+    def health(self) -> str: ...
+
+
+class Phase(Enum):
+    """Where the server is in its life."""
+
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model that answers. `names` are all the spellings of `model` that mean it."""
+
+    id: str
+    names: frozenset[str]
+    context_window_size: int
+    vocab_size: int
+    system_fingerprint: str
+    prompts: PromptBuilder
+    token_bytes: Sequence[bytes]
+    engine: EnginePort
+    created: int = field(default_factory=lambda: int(time.time()))
+
+
+def model_names(model_id: str, *given: str) -> frozenset[str]:
+    """Spellings that mean a model: its id, and each path on the command line as it was given,
+    normalised, and by its last part."""
+    names = {model_id}
+    for path in given:
+        plain = posixpath.normpath(path)
+        names.update({path, plain, posixpath.basename(plain)})
+    return frozenset(normal_name(name) for name in names if name)
+
+
+def normal_name(name: str) -> str:
+    """./dist/model/ and dist/model are the same folder."""
+    return posixpath.normpath(name) if "/" in name else name
+
+
+class Service:
+    """The server's state, shared by its routes. Lives on the event loop."""
+
+    def __init__(self, *, allow_any_model: bool = False) -> None:
+        self.phase = Phase.LOADING
+        self._allow_any_model = allow_any_model
+        self._model: ServedModel | None = None
+        self._reason = "the model is loading"
+        self._open: set[Generation] = set()
+
+    # Life
+
+    def set_ready(self, model: ServedModel) -> None:
+        self._model = model
+        self.phase = Phase.READY
+
+    def set_draining(self) -> None:
+        """Open requests go on; new ones are refused."""
+        self.phase = Phase.DRAINING
+        self._reason = "the server is shutting down"
+
+    def set_dead(self, reason: str) -> None:
+        """New requests are refused and open ones end with an error."""
+        self.phase = Phase.DEAD
+        self._reason = reason
+        self.fail_open(Unavailable(f"engine failure: {reason}"))
+
+    def fail_open(self, error: RequestError) -> None:
+        """Ends every open request with `error`."""
+        for generation in list(self._open):
+            generation.fail(error)
+
+    # Requests
+
+    def served(self) -> ServedModel:
+        """The model if it is loaded, even while draining; raises Unavailable."""
+        if self._model is None:
+            raise Unavailable(self._reason)
+        return self._model
+
+    def model_for(self, name: str | None) -> ServedModel:
+        """The model asked for, None meaning the only one. Raises Unavailable, ModelNotFound."""
+        if self.phase is not Phase.READY or self._model is None:
+            raise Unavailable(self._reason)
+        known = name is None or normal_name(name) in self._model.names
+        if not known and not self._allow_any_model:
+            raise ModelNotFound(
+                f"model {show(name)} is not served here; this server has {show(self._model.id)}",
+                param="model",
+            )
+        return self._model
+
+    def open(self, request: GenerationRequest) -> Generation:
+        """Submits a request; the caller closes the generation whatever happens."""
+        model = self.served()
+        generation = Generation(model.engine, request, on_close=self._open.discard)
+        self._open.add(generation)
+        return generation
+
+    @property
+    def num_open(self) -> int:
+        return len(self._open)
+
+    def check_health(self) -> None:
+        """Raises Unavailable unless requests are being served."""
+        if self.phase is not Phase.READY:
+            raise Unavailable(self._reason)
+        engine = self.served().engine
+        health = engine.health()
+        if health != "ok":
+            raise Unavailable(f"engine is {health}")
+        stats = engine.stats()
+        busy = stats.num_running > 0 or stats.num_waiting > 0
+        if busy and stats.heartbeat_age_ns > HEARTBEAT_STALE_S.default * 1e9:
+            raise Unavailable(
+                f"engine has not stepped for {stats.heartbeat_age_ns / 1e9:.0f} seconds"
+            )

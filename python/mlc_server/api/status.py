@@ -1,0 +1,62 @@
+"""GET routes that say what is served and whether it is well."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from mlc_server import __version__
+from mlc_server.api.service import ServedModel, Service, normal_name
+from mlc_server.errors import ModelNotFound
+from mlc_server.protocol.excerpt import show
+
+router = APIRouter()
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+@router.get("/v1/models", summary="List the models served")
+async def list_models(request: Request) -> dict[str, Any]:
+    """The loaded model; 503 while it is loading."""
+    return {"object": "list", "data": [_model_card(_service(request).served())]}
+
+
+@router.get("/v1/models/{model_id:path}", summary="One model")
+async def get_model(request: Request, model_id: str) -> dict[str, Any]:
+    """A model by its id or by the path it was loaded from."""
+    model = _service(request).served()
+    if normal_name(model_id) not in model.names:
+        raise ModelNotFound(
+            f"model {show(model_id)} is not served here; this server has {show(model.id)}",
+            param="model",
+        )
+    return _model_card(model)
+
+
+@router.get("/health", summary="Whether requests are being served")
+async def health(request: Request) -> dict[str, str]:
+    """200 when ready; 503 while loading, draining, stalled or dead."""
+    _service(request).check_health()
+    return {"status": "ok"}
+
+
+@router.get("/version", summary="The server's version")
+async def version() -> dict[str, str]:
+    """The version of this package."""
+    return {"version": __version__}
+
+
+def _model_card(model: ServedModel) -> dict[str, Any]:
+    return {
+        "id": model.id,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "mlc_server",
+        "root": model.id,
+        "parent": None,
+        "max_model_len": model.context_window_size,
+    }

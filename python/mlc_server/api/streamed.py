@@ -1,0 +1,83 @@
+"""The answer as server-sent events, written straight to ASGI.
+
+Each event is one `send`, and the server frames one `send` as one HTTP chunk, also when several
+leave in the same write: clients that take a chunk for an event are right. The engine merges news of
+steps that nobody has read yet, so a slow reader gets fewer and longer events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from mlc_server.api.answer import Answer, check_delta, disconnect_watch
+from mlc_server.engine import Delta
+from mlc_server.errors import RequestError
+from mlc_server.protocol.error_body import error_event
+from mlc_server.protocol.responses import DONE_EVENT, ChunkWriter, Usage
+
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class EventStreamResponse(Response):
+    """Streams an answer. A failure after the first byte is an error event, then [DONE]."""
+
+    def __init__(self, answer: Answer, *, include_usage: bool) -> None:
+        # Not super().__init__(): there is no body to render. FastAPI reads these two.
+        self.background = None
+        self.status_code = 200
+        self._answer = answer
+        self._include_usage = include_usage
+        self._writer = ChunkWriter(answer.head, include_usage=include_usage)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = self._answer
+        async with disconnect_watch(answer.generation, receive):
+            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            try:
+                for index in range(answer.num_choices):
+                    await _send_event(send, self._writer.role(index))
+                await self._send_deltas(send)
+            except RequestError as error:
+                answer.log.failed(error)
+                await _send_event(send, error_event(error))
+                await _send_event(send, DONE_EVENT, last=True)
+                return
+            if answer.generation.disconnected:
+                answer.log.disconnected()
+                return
+            answer.log.finished()
+            if self._include_usage:
+                usage = Usage(answer.prompt_tokens, answer.log.completion_tokens)
+                await _send_event(send, self._writer.usage(usage))
+            await _send_event(send, DONE_EVENT, last=True)
+
+    async def _send_deltas(self, send: Send) -> None:
+        generation = self._answer.generation
+        while not generation.finished and not generation.disconnected:
+            for delta in await generation.next():
+                check_delta(delta)
+                self._answer.log.progressed(delta)
+                for event in self._events(delta):
+                    await _send_event(send, event)
+
+    def _events(self, delta: Delta) -> Iterator[bytes]:
+        """At most one event with text and one with the finish reason.
+
+        A delta whose text is held back and which has no log-probabilities makes none.
+        """
+        logprobs = self._answer.logprobs(delta)
+        if delta.text or logprobs:
+            yield self._writer.text(delta.choice, delta.text, logprobs)
+        if delta.finish_reason is not None:
+            yield self._writer.finish(delta.choice, delta.finish_reason, delta.stop_reason)
+
+
+async def _send_event(send: Send, event: bytes, *, last: bool = False) -> None:
+    await send({"type": "http.response.body", "body": event, "more_body": not last})

@@ -1,0 +1,67 @@
+"""Start-up as named phases: each line says what was done, how it went and how long it took."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+_REDRAW_S = 0.1
+_NAME_WIDTH = 16
+
+
+class Phase:
+    """The phase under way. `note` goes at the end of its line."""
+
+    def __init__(self, name: str, output: TextIO) -> None:
+        self.note = ""
+        self._name = name
+        self._output = output
+        self._drawn_s = 0.0
+        self._width = 0
+
+    def progress(self, label: str, done: int, total: int) -> None:
+        """Redraws a percentage, on a terminal only; `build` calls this very often."""
+        now_s = time.monotonic()
+        if not self._output.isatty() or now_s - self._drawn_s < _REDRAW_S:
+            return
+        self._drawn_s = now_s
+        share = f"{100 * done // total} %" if total > 0 else ""
+        line = f"  {self._name:<{_NAME_WIDTH}}{label} {share}"
+        self._output.write("\r" + line.ljust(self._width))
+        self._output.flush()
+        self._width = len(line)
+
+    def clear_progress(self) -> None:
+        if self._width:
+            self._output.write("\r" + " " * self._width + "\r")
+
+
+class Phases:
+    """Prints phases as they end; durations sum to the total."""
+
+    def __init__(self, output: TextIO | None = None) -> None:
+        self._output = output or sys.stdout
+        self._begin_s = time.monotonic()
+        self._last_s = self._begin_s
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[Phase]:
+        """One phase; a failure inside ends it without a line."""
+        phase = Phase(name, self._output)
+        try:
+            yield phase
+        finally:
+            phase.clear_progress()
+        # Counted from the end of the phase before, so that nothing goes unaccounted.
+        now_s = time.monotonic()
+        line = f"  {name:<{_NAME_WIDTH}}{now_s - self._last_s:7.2f} s  {phase.note}".rstrip()
+        self._last_s = now_s
+        self._output.write(line + "\n")
+        self._output.flush()
+
+    @property
+    def total_s(self) -> float:
+        return time.monotonic() - self._begin_s

@@ -1,0 +1,244 @@
+"""`serve`: from the command line to a server that answers."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from mlc_server import limits
+from mlc_server.cli.arguments import integer, json_strings, size_in_bytes
+from mlc_server.cli.common import CACHE_VARIABLE, default_cache_dir
+from mlc_server.cli.devices import resolve_device
+from mlc_server.errors import UserError
+from mlc_server.settings import CorsSettings, ServerSettings
+
+_MAX_TOKENS = 1 << 24  # of a context window or a KV cache; larger numbers are typing errors
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "serve",
+        help="serve a model over HTTP",
+        description="Serves a model over an OpenAI-compatible HTTP API.",
+    )
+    parser.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="model folder, Hugging Face folder, GGUF file or known name; "
+        "default: SmolLM2-135M-Instruct",
+    )
+    parser.add_argument("--model", dest="model_flag", metavar="MODEL", help="the same, as a flag")
+    _add_model_flags(parser.add_argument_group("model"))
+    _add_engine_flags(parser.add_argument_group("engine"))
+    _add_http_flags(parser.add_argument_group("HTTP"))
+    _add_report_flags(parser.add_argument_group("reports"))
+    return parser
+
+
+def _add_model_flags(group: Any) -> None:
+    group.add_argument(
+        "--model-lib",
+        type=Path,
+        metavar="PATH",
+        help="compiled model library (.so) to use; default: compile once and cache",
+    )
+    group.add_argument(
+        "--device", default="auto", help='"auto" or "cpu"; default: auto, which is cpu'
+    )
+    group.add_argument(
+        "--served-model-name", metavar="NAME", help="id of the model in the API; default: its name"
+    )
+    group.add_argument(
+        "--allow-any-model",
+        action="store_true",
+        help="answer requests whatever model they name, instead of 404",
+    )
+    group.add_argument(
+        "--chat-template",
+        metavar="FILE",
+        help='Jinja chat template to use, or "mlc" for the conv_template of mlc-chat-config.json',
+    )
+    group.add_argument(
+        "--cache-dir",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="where converted models and compiled libraries are kept; "
+        f"default: ${CACHE_VARIABLE}, else ~/.cache/mlc_server",
+    )
+
+
+def _add_engine_flags(group: Any) -> None:
+    def count(limit: limits.Limit, high: int, *aliases: str, low: int = 1) -> None:
+        default = limit.default or "automatic"
+        group.add_argument(
+            limit.flag,
+            *aliases,
+            type=integer(low, high, none=0 if limit.default == 0 else None),
+            default=limit.default,
+            metavar="N",
+            help=f"{limit.meaning}; {limit.unit}, default: {default}",
+        )
+
+    count(limits.THREADS, 1024)
+    count(limits.MAX_BATCH_SIZE, 4096, "--max-num-seqs")
+    count(limits.MAX_TOTAL_SEQ_LENGTH, _MAX_TOKENS)
+    count(limits.PREFILL_CHUNK_SIZE, 1 << 16, "--max-num-batched-tokens")
+    count(limits.CONTEXT_WINDOW_SIZE, _MAX_TOKENS, "--max-model-len", low=2)
+    count(limits.MAX_QUEUE_SIZE, 1 << 20)
+
+
+def _add_http_flags(group: Any) -> None:
+    group.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1")
+    group.add_argument(
+        "--port", type=integer(0, 65535), default=8000, help="default: 8000; 0 takes a free one"
+    )
+    group.add_argument(
+        "--allow-credentials",
+        action="store_true",
+        help="let browsers send credentials from other origins (CORS)",
+    )
+    for what in ("origins", "methods", "headers"):
+        group.add_argument(
+            f"--allowed-{what}",
+            f"--allow-{what}",
+            type=json_strings,
+            default=("*",),
+            metavar="JSON",
+            help=f'{what} that browsers may use (CORS), a JSON list; default: ["*"]',
+        )
+    group.add_argument(
+        "--max-body-size",
+        type=size_in_bytes,
+        default=limits.MAX_BODY_BYTES.default,
+        metavar="SIZE",
+        help=f"{limits.MAX_BODY_BYTES.meaning}; default: 4MiB",
+    )
+    group.add_argument(
+        "--shutdown-timeout",
+        type=integer(0, 3600),
+        default=limits.SHUTDOWN_S.default,
+        metavar="SECONDS",
+        help=f"{limits.SHUTDOWN_S.meaning}; default: {limits.SHUTDOWN_S.default}",
+    )
+
+
+def _add_report_flags(group: Any) -> None:
+    group.add_argument(
+        "--enable-tracing",
+        action="store_true",
+        help="log each request's events (received, submitted, first token, each choice's end, "
+        "ended) with microseconds, one JSON object a line on stderr",
+    )
+    group.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="info",
+        help="info logs one line per request; default: info",
+    )
+    group.add_argument(
+        "--debug", action="store_true", help="show tracebacks of errors on the command line"
+    )
+
+
+def settings_from(args: argparse.Namespace) -> ServerSettings:
+    """Checks what needs no model. Raises UserError."""
+    if args.model is not None and args.model_flag is not None:
+        raise UserError(
+            "two models given", seen=f"{args.model} and {args.model_flag}", hint="give one"
+        )
+    if args.model_lib is not None and not args.model_lib.is_file():
+        raise UserError(
+            f"model library {args.model_lib} does not exist",
+            seen=_listing(args.model_lib.parent),
+            hint="leave --model-lib out to compile one",
+        )
+    return ServerSettings(
+        model=args.model if args.model is not None else args.model_flag,
+        model_lib=args.model_lib,
+        device=resolve_device(args.device),
+        served_model_name=args.served_model_name,
+        allow_any_model=args.allow_any_model,
+        chat_template=args.chat_template,
+        cache_dir=args.cache_dir or default_cache_dir(),
+        threads=args.threads,
+        max_batch_size=args.max_batch_size,
+        max_total_seq_length=args.max_total_seq_length,
+        prefill_chunk_size=args.prefill_chunk_size,
+        context_window_size=args.context_window_size,
+        max_queue_size=args.max_queue_size,
+        host=args.host,
+        port=args.port,
+        cors=CorsSettings(
+            allow_credentials=args.allow_credentials,
+            allowed_origins=args.allowed_origins,
+            allowed_methods=args.allowed_methods,
+            allowed_headers=args.allowed_headers,
+        ),
+        max_body_size=args.max_body_size,
+        shutdown_timeout_s=args.shutdown_timeout,
+        enable_tracing=args.enable_tracing,
+        log_level=args.log_level,
+        debug=args.debug,
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serves until told to stop; returns 0 after a graceful end."""
+    settings = settings_from(args)
+    if settings.model is not None:
+        check_model_spec(settings.model)
+    _configure_logging(settings)
+    # Imported late: `--help` and wrong flags need not wait for FastAPI.
+    from mlc_server.cli.http_server import serve_forever  # noqa: PLC0415
+    from mlc_server.cli.ports import bind  # noqa: PLC0415
+
+    with bind(settings.host, settings.port) as sock:
+        return serve_forever(settings, sock)
+
+
+def check_model_spec(spec: str) -> None:
+    """Refuses what is plainly no model: a misspelt command, a path that leads nowhere."""
+    from mlc_server.cli.main import COMMANDS  # noqa: PLC0415
+
+    path = Path(spec).expanduser()
+    if path.exists():
+        return
+    looks_like_path = spec.startswith(("/", ".", "~")) or spec.endswith(".gguf") or "\\" in spec
+    close = difflib.get_close_matches(spec.replace("-", "_"), list(COMMANDS), n=1)
+    if close and "/" not in spec:
+        raise UserError(
+            f"{spec} is neither a command nor a model",
+            seen=spec,
+            hint=f"did you mean {close[0]}?",
+        )
+    if looks_like_path:
+        raise UserError(
+            f"model {spec} does not exist",
+            seen=_listing(path.parent),
+            hint="give a model folder, a GGUF file or a known name",
+        )
+
+
+def _listing(folder: Path) -> str:
+    """What a folder holds, for the second line of an error."""
+    if not folder.is_dir():
+        return f"{folder} does not exist either"
+    names = sorted(entry.name for entry in folder.iterdir())
+    shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+    return f"{folder} holds {shown or 'nothing'}"
+
+
+def _configure_logging(settings: ServerSettings) -> None:
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    # uvicorn announces its own life; the phases and the ready line do that here.
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
