@@ -156,6 +156,8 @@ def _move_into_place(folder: Path, out: Path) -> None:
         )
     for name in CACHE_NAMES:  # until the new index is there, the folder is not a model
         (out / name).unlink(missing_ok=True)
+    for shard in out.glob("params_shard_*.bin"):
+        shard.unlink()
     files = sorted(folder.iterdir(), key=lambda path: path.name in CACHE_NAMES)
     for path in files:
         path.replace(out / path.name)

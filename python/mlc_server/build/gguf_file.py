@@ -56,15 +56,6 @@ class GgufFile:
     tensors: Mapping[str, GgufTensor]
 
 
-def is_gguf(path: Path) -> bool:
-    """Whether the file begins like one."""
-    try:
-        with path.open("rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
-    except OSError:
-        return False
-
-
 def read_gguf(path: Path) -> GgufFile:
     """Parses the header and maps the tensors read-only; raises FormatError."""
     try:

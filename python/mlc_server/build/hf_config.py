@@ -10,6 +10,22 @@ from mlc_server.build.fields import Fields, read_json_object
 from mlc_server.build.manifest import ModelConfig
 
 CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+GENERATION_CONFIG = "generation_config.json"
+CHAT_TEMPLATE = "chat_template.jinja"
+# Tokenizer files, copied as they are when present.
+COPIED_FILES = (
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    CHAT_TEMPLATE,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+)
 MODEL_TYPES = ("llama", "mistral")
 
 

@@ -12,28 +12,21 @@ from tokenizers import Tokenizer
 
 from mlc_server.build.chat_config import SamplingDefaults, TokenizerFacts
 from mlc_server.build.fields import Fields, read_json_object
-from mlc_server.build.hf_config import CONFIG, read_hf_config
+from mlc_server.build.hf_config import (
+    CHAT_TEMPLATE,
+    CONFIG,
+    COPIED_FILES,
+    GENERATION_CONFIG,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    read_hf_config,
+)
 from mlc_server.build.hf_weights import HfWeights
 from mlc_server.build.imported import ImportedModel
 from mlc_server.build.manifest import ModelConfig
 from mlc_server.build.safetensors_file import read_safetensors_folder
 from mlc_server.errors import FormatError
 
-TOKENIZER = "tokenizer.json"
-TOKENIZER_CONFIG = "tokenizer_config.json"
-GENERATION_CONFIG = "generation_config.json"
-CHAT_TEMPLATE = "chat_template.jinja"
-# Copied as they are when present.
-COPIED_FILES = (
-    TOKENIZER,
-    TOKENIZER_CONFIG,
-    CHAT_TEMPLATE,
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-)
 # Near-lossless, and as fast as the CPU kernels go on eight-bit weights.
 DEFAULT_QUANTIZATION = "q8_0"
 

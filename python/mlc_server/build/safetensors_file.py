@@ -19,10 +19,10 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from mlc_server.build.fields import Fields, read_json_object, shown
+from mlc_server.build.hf_config import INDEX
 from mlc_server.build.tensor_cache import resolve_shard
 from mlc_server.errors import FormatError
 
-INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 _DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
 
