@@ -51,6 +51,13 @@ std::string Show(const std::vector<T>& values) {
   throw ExpectationFailed(std::string(file) + ":" + std::to_string(line) + ": " + message);
 }
 
+template <typename A, typename B, typename Op>
+void ExpectOp(const A& a, const B& b, Op op, const char* file, int line, const char* expected) {
+  if (!op(a, b)) {
+    Fail(file, line, std::string(expected) + ", got " + Show(a) + " and " + Show(b));
+  }
+}
+
 }  // namespace mlc_server::testing
 
 #define TEST(name)                                                                \
@@ -67,17 +74,11 @@ std::string Show(const std::vector<T>& values) {
 
 #define EXPECT_FALSE(condition) EXPECT_TRUE(!(condition))
 
+// A function call, so that temporaries in `a` and `b` live until they have been compared and shown.
 #define EXPECT_OP(a, b, op)                                                                 \
-  do {                                                                                      \
-    const auto& expect_a = (a);                                                             \
-    const auto& expect_b = (b);                                                             \
-    if (!(expect_a op expect_b)) {                                                          \
-      ::mlc_server::testing::Fail(__FILE__, __LINE__,                                       \
-                                  "expected " #a " " #op " " #b ", got " +                  \
-                                      ::mlc_server::testing::Show(expect_a) + " and " +     \
-                                      ::mlc_server::testing::Show(expect_b));               \
-    }                                                                                       \
-  } while (0)
+  ::mlc_server::testing::ExpectOp(                                                          \
+      (a), (b), [](const auto& x, const auto& y) { return x op y; }, __FILE__, __LINE__,    \
+      "expected " #a " " #op " " #b)
 
 #define EXPECT_EQ(a, b) EXPECT_OP(a, b, ==)
 #define EXPECT_NE(a, b) EXPECT_OP(a, b, !=)

@@ -1,0 +1,58 @@
+// The model's tables say exactly what the scheduler's batch says.
+
+#include "engine/batch_builder.h"
+
+#include "harness.h"
+#include "support/cpp_test.h"
+
+namespace mlc_server::testing {
+namespace {
+
+Sequence MakeSequence(std::vector<int32_t> tokens, std::vector<PageId> pages) {
+  Sequence sequence;
+  sequence.request = std::make_shared<const Request>();
+  sequence.tokens = std::move(tokens);
+  sequence.pages = std::move(pages);
+  return sequence;
+}
+
+TEST(BatchBuilderLaysOutDecodeAndPrefill) {
+  Sequence decoding = MakeSequence({10, 11, 12, 13, 14}, {7, 3});
+  Sequence prefilling = MakeSequence({20, 21, 22, 23, 24, 25}, {5, 9});
+  Batch batch;
+  batch.entries = {{&decoding, 4, 1, true}, {&prefilling, 2, 3, false}};
+  ModelInput input;
+  input.token_ids = {99};  // leftovers of the step before
+  BuildModelInput(batch, 4, &input);
+  EXPECT_EQ(input.token_ids, (std::vector<int32_t>{14, 22, 23, 24}));
+  EXPECT_EQ(input.positions, (std::vector<int32_t>{4, 2, 3, 4}));
+  EXPECT_EQ(input.write_slots, (std::vector<int32_t>{12, 22, 23, 36}));
+  EXPECT_EQ(input.query_offsets, (std::vector<int32_t>{0, 1, 4}));
+  EXPECT_EQ(input.page_offsets, (std::vector<int32_t>{0, 2, 4}));
+  EXPECT_EQ(input.page_table, (std::vector<int32_t>{7, 3, 5, 9}));
+  EXPECT_EQ(input.logit_rows, (std::vector<int32_t>{0}));
+}
+
+TEST(BatchBuilderNamesOnlyPagesInUse) {
+  Sequence sequence = MakeSequence(std::vector<int32_t>(12, 5), {1, 2, 3});
+  Batch batch;
+  batch.entries = {{&sequence, 0, 4, false}};
+  ModelInput input;
+  BuildModelInput(batch, 4, &input);
+  EXPECT_EQ(input.page_table, (std::vector<int32_t>{1}));
+  EXPECT_EQ(input.logit_rows, (std::vector<int32_t>{3}));  // nobody asked; runners need one
+}
+
+TEST(BatchBuilderRefusesBatchesWithoutPagesOrTokens) {
+  Sequence sequence = MakeSequence({1, 2, 3, 4, 5}, {0});
+  ModelInput input;
+  Batch batch;
+  EXPECT_THROW(BuildModelInput(batch, 4, &input), InvariantError);
+  batch.entries = {{&sequence, 0, 5, true}};  // two pages needed
+  EXPECT_THROW(BuildModelInput(batch, 4, &input), InvariantError);
+  batch.entries = {{&sequence, 3, 3, true}};  // five tokens only
+  EXPECT_THROW(BuildModelInput(batch, 2, &input), InvariantError);
+}
+
+}  // namespace
+}  // namespace mlc_server::testing
