@@ -15,9 +15,18 @@ namespace {
 // them costs less than another pass.
 constexpr int32_t kBuckets = 256;
 constexpr size_t kSortBelow = 48;
-// The nucleus is looked for among tokens within these distances of the maximum, nearest first, in
-// units of temperature. Most rows need the first only; the last resort is the whole cut.
-constexpr std::array<float, 3> kNucleusDistances = {4.0f, 8.0f, 16.0f};
+// The last token of a nucleus is looked for within these distances of the maximum, nearest first,
+// in units of temperature. Beyond the last one weights are 0.
+constexpr std::array<double, 6> kNucleusDistances = {1.0, 2.0, 4.0, 8.0, 16.0, 32.0};
+// Then halving narrows the distance until at most this many tokens can be in question. The number
+// of halvings is bounded for the sake of equal logits, which no distance separates.
+constexpr double kFewCandidates = 2048.0;
+constexpr int32_t kMaxHalvings = 12;
+
+// The tokens that `cut` keeps whose logit is at least `bound`.
+Cut Tighten(Cut cut, float bound) {
+  return bound > cut.logit ? Cut{bound, std::numeric_limits<int32_t>::max()} : cut;
+}
 
 }  // namespace
 
@@ -41,26 +50,48 @@ Cut Truncation::TopK(const BlockedLogits& row, int32_t k) {
 Cut Truncation::TopP(const BlockedLogits& row, Cut cut, WeightScale scale, double total,
                      double top_p) {
   const double target = top_p * total;
-  for (size_t attempt = 0; attempt <= kNucleusDistances.size(); ++attempt) {
-    Cut near = cut;
-    if (attempt < kNucleusDistances.size()) {
-      const float bound = scale.max_logit - kNucleusDistances[attempt] / scale.inv_temperature;
-      if (bound > cut.logit) {
-        near = Cut{bound, std::numeric_limits<int32_t>::max()};
-      }
-    }
-    double mass = 0.0;
-    candidates_.clear();
-    row.ForEachKept(near, [&](int32_t id, float logit) {
-      candidates_.push_back({logit, id, TokenWeight(logit, scale)});
-      mass += candidates_.back().mass;
-    });
+  // Invariant: the tokens that `outer` keeps reach the target, and those with a logit of `inner`
+  // or more do not, so the last token of the nucleus is one of the former but not of the latter.
+  Cut outer = cut;
+  double outer_mass = total;
+  double outer_distance = kNucleusDistances.back();
+  float inner = std::numeric_limits<float>::infinity();
+  double inner_mass = 0.0;
+  double inner_distance = 0.0;
+  const auto probe = [&](double distance) {
+    const auto bound = static_cast<float>(scale.max_logit - distance / scale.inv_temperature);
+    const Cut probed = Tighten(cut, bound);
+    const double mass = row.Masses(probed, scale, &masses_);
     if (mass >= target) {
-      return ReachMass(target);
+      outer = probed;
+      outer_mass = mass;
+      outer_distance = distance;
+    } else {
+      inner = probed.logit;
+      inner_mass = mass;
+      inner_distance = distance;
+    }
+    return mass >= target;
+  };
+  for (const double distance : kNucleusDistances) {
+    if (probe(distance)) {
+      break;
     }
   }
-  MLC_CHECK(false) << "all tokens together do not reach top_p " << top_p << " of " << total;
-  return cut;
+  for (int32_t halvings = 0; halvings < kMaxHalvings; ++halvings) {
+    // Each token in question weighs at least exp(-outer_distance).
+    if ((outer_mass - inner_mass) * std::exp(outer_distance) <= kFewCandidates) {
+      break;
+    }
+    probe((inner_distance + outer_distance) / 2);
+  }
+  candidates_.clear();
+  row.ForEachKept(outer, [&](int32_t id, float logit) {
+    if (logit < inner) {
+      candidates_.push_back({logit, id, TokenWeight(logit, scale)});
+    }
+  });
+  return ReachMass(target - inner_mass);
 }
 
 Cut Truncation::MinP(const BlockedLogits& row, Cut cut, double temperature, double min_p) {
@@ -70,12 +101,13 @@ Cut Truncation::MinP(const BlockedLogits& row, Cut cut, double temperature, doub
   if (bound < exact) {
     bound = std::nextafter(bound, std::numeric_limits<float>::infinity());
   }
-  return bound > cut.logit ? Cut{bound, std::numeric_limits<int32_t>::max()} : cut;
+  return Tighten(cut, bound);
 }
 
 // The cut at the candidate at which the mass, taken in order of logit descending and id ascending,
 // reaches `target`. The masses add up exactly, so the order within a bucket does not matter.
 Cut Truncation::ReachMass(double target) {
+  MLC_CHECK(!candidates_.empty()) << "no token reaches the mass " << target;
   while (candidates_.size() > kSortBelow) {
     const auto [least, most] = std::minmax_element(
         candidates_.begin(), candidates_.end(),

@@ -29,6 +29,7 @@ class Truncation {
   Cut ReachMass(double target);
 
   std::vector<float> maxima_;          // a copy of the row's, to be partially ordered
+  std::vector<double> masses_;         // of the row's blocks
   std::vector<Candidate> candidates_;  // in order of id
 };
 
