@@ -12,7 +12,6 @@ import argparse
 import json
 import multiprocessing
 import resource
-import select
 import statistics
 import subprocess
 import sys
@@ -24,10 +23,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from core_harness import Harness
 from mlc_server import _core
 from mlc_server.build.compile import library_for
 from mlc_server.build.manifest import load_manifest
@@ -40,9 +39,7 @@ DECODE_CONTEXTS = (0, 1000, 4000)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 BATCH_PROMPT_TOKENS = 32
 DECODE_TOKENS = 64  # timed tokens of one sequence
-CHUNK_TOKENS = 512
 PAGE_TOKENS = 16
-STALL_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -99,80 +96,6 @@ class Traffic:
                 operations += 2 * shape[0] * shape[1] * per_word
         kv_bytes = metadata["kv"]["bytes_per_page"] // metadata["kv"]["page_size"]
         return Traffic(streamed, kv_bytes, operations)
-
-
-class Harness:
-    """An engine driven from this thread, and a supply of prompts nobody has seen before."""
-
-    def __init__(self, runner: Any, num_pages: int) -> None:
-        vocab_size = runner.info.vocab_size
-        self.num_pages = num_pages
-        self._engine = _core.Engine(
-            runner,
-            _core.Vocabulary([b"x"] * vocab_size, [False] * vocab_size),
-            _core.EngineConfig(
-                max_batch_size=max(BATCH_SIZES),
-                prefill_chunk_size=CHUNK_TOKENS,
-                max_sequence_length=runner.info.context_window,
-                num_pages=num_pages,
-                vocab_size=vocab_size,
-            ),
-        )
-        self._vocab_size = vocab_size
-        self._random = np.random.default_rng(0)
-        self._next_id = 0
-        self._engine.start()
-
-    def stop(self) -> None:
-        self._engine.stop()
-
-    def generate(self, prompt_tokens: int, max_tokens: int, count: int = 1) -> Timeline:
-        """Runs `count` requests at once and returns when each of their tokens arrived."""
-        first_id = self._next_id
-        self._next_id += count
-        sampling = _core.SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
-        prompts = self._random.integers(0, self._vocab_size, (count, prompt_tokens), dtype=np.int32)
-        arrivals: list[list[float]] = [[] for _ in range(count)]
-        start = time.perf_counter()
-        for index in range(count):
-            self._engine.submit(first_id + index, prompts[index].tobytes(), sampling)
-        open_requests = count
-        while open_requests:
-            for request_id, tokens, reason in self._news():
-                arrivals[request_id - first_id] += [time.perf_counter()] * tokens
-                open_requests -= reason is not None
-        return Timeline(start, arrivals)
-
-    def _news(self) -> Iterator[tuple[int, int, str | None]]:
-        """(request, number of tokens, finish reason) of the next outputs."""
-        ready, _, _ = select.select([self._engine.wake_fd()], [], [], STALL_S)
-        if not ready:
-            raise RuntimeError(f"no output for {STALL_S} s; engine: {self._engine.health()}")
-        for item in self._engine.drain():
-            request_id, token_ids, reason, error = item[0], item[3], item[5], item[9]
-            if reason not in {None, "length"}:
-                raise RuntimeError(f"request {request_id} ended with {reason}: {error}")
-            yield request_id, len(token_ids), reason
-
-
-@dataclass(frozen=True)
-class Timeline:
-    """When requests were submitted, and when each token of each of them arrived; seconds."""
-
-    start: float
-    arrivals: list[list[float]]
-
-    @property
-    def first_token_s(self) -> float:
-        return self.arrivals[0][0] - self.start
-
-    @property
-    def decode_tokens_s(self) -> float:
-        """Rate from when all requests have begun to when the first one ends."""
-        begin = max(times[0] for times in self.arrivals)
-        end = min(times[-1] for times in self.arrivals)
-        tokens = sum(begin < moment <= end for times in self.arrivals for moment in times)
-        return tokens / (end - begin)
 
 
 def _percent(part: float, whole: float | None) -> float | None:
@@ -265,7 +188,7 @@ def measure(args: argparse.Namespace) -> Report:
         max(BATCH_SIZES) * (BATCH_PROMPT_TOKENS + DECODE_TOKENS + PAGE_TOKENS),
     )
     num_pages = min(needed_tokens, runner.info.context_window) // PAGE_TOKENS + 1
-    harness = Harness(runner, num_pages)
+    harness = Harness(runner, num_pages=num_pages, max_batch_size=max(BATCH_SIZES))
     try:
         rows = list(Benchmark(harness, Traffic.of(metadata), machine, args.repeats).all())
     finally:

@@ -1,0 +1,90 @@
+"""An engine of the core driven from one Python thread, without event loop, HTTP or text."""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mlc_server import _core
+
+CHUNK_TOKENS = 512
+STALL_S = 120.0
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """When requests were submitted, and when each token of each of them arrived; seconds."""
+
+    start: float
+    arrivals: list[list[float]]
+
+    @property
+    def first_token_s(self) -> float:
+        return self.arrivals[0][0] - self.start
+
+    @property
+    def decode_tokens_s(self) -> float:
+        """Rate from when all requests have begun to when the first one ends."""
+        begin = max(times[0] for times in self.arrivals)
+        end = min(times[-1] for times in self.arrivals)
+        tokens = sum(begin < moment <= end for times in self.arrivals for moment in times)
+        return tokens / (end - begin)
+
+
+class Harness:
+    """An engine driven from this thread, and a supply of prompts nobody has seen before."""
+
+    def __init__(self, runner: Any, *, num_pages: int, max_batch_size: int) -> None:
+        vocab_size = runner.info.vocab_size
+        self.num_pages = num_pages
+        self._engine = _core.Engine(
+            runner,
+            _core.Vocabulary([b"x"] * vocab_size, [False] * vocab_size),
+            _core.EngineConfig(
+                max_batch_size=max_batch_size,
+                prefill_chunk_size=CHUNK_TOKENS,
+                max_sequence_length=runner.info.context_window,
+                num_pages=num_pages,
+                vocab_size=vocab_size,
+            ),
+        )
+        self._vocab_size = vocab_size
+        self._random = np.random.default_rng(0)
+        self._next_id = 0
+        self._engine.start()
+
+    def stop(self) -> None:
+        self._engine.stop()
+
+    def generate(self, prompt_tokens: int, max_tokens: int, count: int = 1) -> Timeline:
+        """Runs `count` requests at once and returns when each of their tokens arrived."""
+        first_id = self._next_id
+        self._next_id += count
+        sampling = _core.SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
+        prompts = self._random.integers(0, self._vocab_size, (count, prompt_tokens), dtype=np.int32)
+        arrivals: list[list[float]] = [[] for _ in range(count)]
+        start = time.perf_counter()
+        for index in range(count):
+            self._engine.submit(first_id + index, prompts[index].tobytes(), sampling)
+        open_requests = count
+        while open_requests:
+            for request_id, tokens, reason in self._news():
+                arrivals[request_id - first_id] += [time.perf_counter()] * tokens
+                open_requests -= reason is not None
+        return Timeline(start, arrivals)
+
+    def _news(self) -> Iterator[tuple[int, int, str | None]]:
+        """(request, number of tokens, finish reason) of the next outputs."""
+        ready, _, _ = select.select([self._engine.wake_fd()], [], [], STALL_S)
+        if not ready:
+            raise RuntimeError(f"no output for {STALL_S} s; engine: {self._engine.health()}")
+        for item in self._engine.drain():
+            request_id, token_ids, reason, error = item[0], item[3], item[5], item[9]
+            if reason not in {None, "length"}:
+                raise RuntimeError(f"request {request_id} ended with {reason}: {error}")
+            yield request_id, len(token_ids), reason
