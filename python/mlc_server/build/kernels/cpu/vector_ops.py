@@ -7,7 +7,7 @@ Contents:
     exp, silu                      polynomial exponential and x * sigmoid(x).
     f16_to_f32                     exact widening, also where the target has no instruction for it.
     f32_to_f16                     narrowing, half to even, likewise.
-    materialize                    a value by way of memory, to keep TVM's passes fast.
+    materialize                    another name of `let`.
     quantize_group                 32 f32 values -> int8 values, scale, sum (the W4A8/W8A8 input).
 
 Results do not depend on the instruction set: a multiplication that feeds an addition is always an
@@ -38,12 +38,13 @@ def let(value: Expr) -> Expr:
     """Computes `value` once, here; the result is an expression to use any number of times.
 
     A `Bind` of pure arithmetic is inlined by TVM's analyzer at every use, which takes exponential
-    time in chains like the ones here. A load from a local buffer is opaque to it, and LLVM turns
-    the buffer into a register.
+    time in chains like the ones here. A load from a buffer is opaque to it, and LLVM turns the
+    buffer into a register. The buffer has the default scope on purpose: TVM puts a small one on the
+    stack, but takes one of scope "local" from the heap, which LLVM cannot remove.
     """
     dtype = tvm_ffi.dtype(str(value.ty.dtype))
     lanes = dtype.lanes
-    buffer = builder.alloc_buffer((lanes,), str(dtype.with_lanes(1)), scope="local")
+    buffer = builder.alloc_buffer((lanes,), str(dtype.with_lanes(1)))
     index = 0 if lanes == 1 else tirx.Ramp(0, 1, lanes)
     builder.buffer_store(buffer, value, [index])
     return buffer[index]
@@ -66,15 +67,9 @@ def fma(a: Expr, b: Expr, c: Expr, lanes: int) -> Expr:
 
 
 def materialize(value: Expr, lanes: int) -> Expr:
-    """`value`, f32, by way of a variable in memory, which LLVM turns back into a register.
-
-    TVM's analyzer substitutes the definition of every bound name it meets; where a value is used
-    more than once along a chain, expressions grow exponentially and passes take many seconds.
-    """
-    variable = builder.alloc_buffer((lanes,), "float32", scope="global")
-    index = 0 if lanes == 1 else tirx.Ramp(0, 1, lanes)
-    builder.buffer_store(variable, value, [index])
-    return let(variable[index])
+    """`let`, by its first name."""
+    del lanes
+    return let(value)
 
 
 def absolute(x: Expr, lanes: int) -> Expr:
@@ -101,12 +96,12 @@ def exp(x: Expr, lanes: int) -> Expr:
     low, high = splat(-88.0, lanes), splat(88.37, lanes)
     # Written so that NaN fails both comparisons and passes through.
     x = let(tirx.Select(x < low, low, x))
-    x = materialize(tirx.Select(x > high, high, x), lanes)
+    x = let(tirx.Select(x > high, high, x))
     magic = splat(_ROUND_MAGIC, lanes)
     shifted = let(fma(x, splat(1.44269504088896341, lanes), magic, lanes))
     n = let(shifted - magic)
     r = let(fma(n, splat(-0.693359375, lanes), x, lanes))
-    r = materialize(fma(n, splat(2.12194440e-4, lanes), r, lanes), lanes)
+    r = let(fma(n, splat(2.12194440e-4, lanes), r, lanes))
     coefficients = (
         1.3981999507e-3,
         8.3334519073e-3,
@@ -123,7 +118,7 @@ def exp(x: Expr, lanes: int) -> Expr:
     int_type = vector_type("int32", lanes)
     exponent = tirx.reinterpret(int_type, shifted) - splat(_ROUND_MAGIC_BITS - 127, lanes, "int32")
     power = tirx.reinterpret(vector_type("float32", lanes), exponent << splat(23, lanes, "int32"))
-    return materialize(poly * power, lanes)
+    return let(poly * power)
 
 
 def silu(x: Expr, lanes: int) -> Expr:
@@ -163,7 +158,7 @@ def f32_to_f16(x: Expr, lanes: int, *, native: bool) -> Expr:
     def constant(value: int) -> Expr:
         return splat(value, lanes, "int32")
 
-    bits = let(tirx.reinterpret(int_type, materialize(x, lanes)))
+    bits = let(tirx.reinterpret(int_type, let(x)))
     sign = let((bits >> constant(16)) & constant(0x8000))
     magnitude = let(bits & constant(0x7FFFFFFF))
     is_nan = magnitude > constant(0x7F800000)
