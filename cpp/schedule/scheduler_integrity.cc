@@ -44,6 +44,7 @@ void Scheduler::CheckQueues() const {
   MLC_CHECK(num_in_flight == num_in_flight_) << num_in_flight << " and " << num_in_flight_;
   MLC_CHECK(tokens_in_flight <= config_.prefill_chunk_size)
       << tokens_in_flight << " tokens in flight, limit " << config_.prefill_chunk_size;
+  MLC_CHECK(chunks_.empty()) << chunks_.size() << " entries left in scratch";
 }
 
 void Scheduler::CheckOwners() const {
@@ -75,6 +76,7 @@ void Scheduler::CheckOwners() const {
     MLC_CHECK(pool_->reference_count(page) == owners[page].count)
         << "page " << page << " has " << pool_->reference_count(page) << " references and "
         << owners[page].count << " owners";
+    MLC_CHECK(releases_[page] == 0) << "page " << page << " left in scratch";
   }
   MLC_CHECK(num_owned + pool_->num_free() == pool_->num_pages())
       << num_owned << " pages owned, " << pool_->num_free() << " free, " << pool_->num_pages();
