@@ -92,7 +92,7 @@ class Batch:
 
 class Runner:
     def __init__(self, shape: AttentionShape, level: str | None, *, quantize: bool) -> None:
-        target = resolve_target("auto")
+        target = resolve_target("auto").target
         isa = select_isa(target)
         if level is not None:
             target = restrict_target(target, level)

@@ -60,7 +60,7 @@ def test_rms_norm_is_right_and_quantised_rows_restore_it(size: int, rows: int) -
         "plain": rms_norm_kernel(RmsNormSpec(size, EPS, quantize=False)),
         "quantized": rms_norm_kernel(RmsNormSpec(size, EPS, quantize=True)),
     }
-    module = build_functions(functions, resolve_target("auto"))
+    module = build_functions(functions, resolve_target("auto").target)
     inputs = [tvm.runtime.tensor(x), tvm.runtime.tensor(arena_with(weight))]
     out = tvm.runtime.tensor(np.full((rows, size), np.nan, "float32"))
     module["plain"](*inputs, OFFSET, out)
@@ -79,7 +79,7 @@ def test_a_row_is_the_same_in_every_batch_and_when_gathered() -> None:
         "plain": rms_norm_kernel(RmsNormSpec(size, EPS, quantize=False)),
         "gathered": rms_norm_kernel(RmsNormSpec(size, EPS, quantize=False, gathered=True)),
     }
-    module = build_functions(functions, resolve_target("auto"))
+    module = build_functions(functions, resolve_target("auto").target)
     whole = tvm.runtime.tensor(np.zeros((40, size), "float32"))
     module["plain"](tvm.runtime.tensor(x), arena, OFFSET, whole)
     for rows in ([0], [39, 0, 17], list(range(3, 20))):
@@ -96,7 +96,7 @@ def test_quantize_rows_covers_zero_and_large_groups() -> None:
     x = rng.normal(size=(6, 128)).astype("float32")
     x[0, 32:64] = 0
     x[1] *= 1e8
-    module = build_functions({"q": quantize_kernel(128)}, resolve_target("auto"))
+    module = build_functions({"q": quantize_kernel(128)}, resolve_target("auto").target)
     outputs = quantized_outputs(6, 128)
     module["q"](tvm.runtime.tensor(x), *outputs)
     arrays = [o.numpy() for o in outputs]

@@ -24,7 +24,7 @@ def test_table_is_exact_at_every_position(head_dim: int) -> None:
     rng = np.random.default_rng(0)
     far = rng.integers(0, 1 << 20, 200)
     positions = np.concatenate([np.arange(64), far]).astype("int32")
-    module = build_functions({"table": rotary_table_kernel(head_dim)}, resolve_target("auto"))
+    module = build_functions({"table": rotary_table_kernel(head_dim)}, resolve_target("auto").target)
     table = tvm.runtime.tensor(np.full((len(positions), head_dim), np.nan, "float32"))
     turns = turns_per_token(frequencies(head_dim))
     module["table"](tvm.runtime.tensor(positions), tvm.runtime.tensor(turns), table)
@@ -44,7 +44,7 @@ def rotate(x: np.ndarray, angles: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("rows", [1, 21])
 def test_rotates_and_writes_pages(level: str | None, shape: AttentionShape, rows: int) -> None:
     dim, kv_heads = shape.head_dim, shape.num_kv_heads
-    target = resolve_target("auto")
+    target = resolve_target("auto").target
     if level is not None:
         target = restrict_target(target, level)
     isa = select_isa(target, level)

@@ -1,0 +1,298 @@
+"""Llama and its kin (Mistral, Qwen2): the step function over a mixed batch.
+
+A layer is eight calls of hand-scheduled kernels: norm, qkv, rotary with the KV write, attention,
+o_proj with the residual, norm, gate_up with SiLU, down_proj with the residual. Activations are
+quantised by the kernel that makes them, when the linear layer that reads them is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.relax.frontend import nn
+from tvm.relax.frontend.nn import Tensor
+
+from mlc_server.build.kernels.cpu.attention import PAGE_SIZE, AttentionShape, attention_kernel
+from mlc_server.build.kernels.cpu.embedding import EmbeddingSpec, embedding_function
+from mlc_server.build.kernels.cpu.isa import VectorIsa
+from mlc_server.build.kernels.cpu.linear import LinearSpec, linear_function
+from mlc_server.build.kernels.cpu.norm import RmsNormSpec, quantize_kernel, rms_norm_kernel
+from mlc_server.build.kernels.cpu.rope import rotary_kernel, rotary_table_kernel, turns_per_token
+from mlc_server.build.kernels.cpu.vector_ops import GROUP
+from mlc_server.build.library_metadata import Limits, WeightLayout
+from mlc_server.build.manifest import ModelConfig
+from mlc_server.build.models.calls import KernelCalls, constant, inputs_first, placeholder
+
+# f32 [M, K], or quantised: xq i8 [M, K], xs f32, xi i32, xss f32 [M, K / 32].
+Activations = list[Tensor]
+
+
+@dataclass(frozen=True)
+class Step:
+    """The tables of one step (see `LlamaForCausalLM.forward`) and what is made once from them."""
+
+    positions: Tensor
+    write_slots: Tensor
+    page_offsets: Tensor
+    page_table: Tensor
+    attention_items: Tensor
+    combine_items: Tensor
+    weights: Tensor
+    rotary_table: Tensor
+
+    @property
+    def rows(self) -> Any:
+        """M, symbolic."""
+        return self.positions.shape[0]
+
+
+class Context:
+    """What all modules share: the model's sizes, the arena's layout, the target, the kernels."""
+
+    def __init__(self, config: ModelConfig, layout: WeightLayout, isa: VectorIsa) -> None:
+        self.config = config
+        self.layout = layout
+        self.isa = isa
+        self.call = KernelCalls()
+        self.attention_shape = AttentionShape(
+            config.num_layers, config.num_q_heads, config.num_kv_heads, config.head_dim
+        )
+
+    def is_quantized(self, base: str) -> bool:
+        """Whether matrix `base` reads quantised activations."""
+        return self.layout.matrix(base).is_quantized
+
+
+def activation_outputs(rows: Any, width: int, quantized: bool) -> list[Tensor]:
+    """Placeholders of the activations that a linear layer of `width` columns reads."""
+    if not quantized:
+        return [placeholder((rows, width), "float32")]
+    groups = width // GROUP
+    return [
+        placeholder((rows, width), "int8"),
+        placeholder((rows, groups), "float32"),
+        placeholder((rows, groups), "int32"),
+        placeholder((rows, groups), "float32"),
+    ]
+
+
+class RmsNorm(nn.Module):
+    """RMSNorm whose output is what matrix `consumer` reads."""
+
+    def __init__(self, context: Context, name: str, consumer: str, *, gathered: bool = False) -> None:
+        self._context = context
+        self._offset = context.layout.offset(name)
+        quantize = context.is_quantized(consumer)
+        config = context.config
+        self._spec = RmsNormSpec(config.hidden_size, config.rms_norm_eps, quantize, gathered)
+
+    def forward(self, x: Tensor, weights: Tensor, picked: Tensor | None = None) -> Activations:
+        spec = self._spec
+        rows = (x if picked is None else picked).shape[0]
+        inputs = [x] if picked is None else [x, picked]
+        return self._context.call(
+            spec.name,
+            lambda: rms_norm_kernel(spec),
+            [*inputs, weights, self._offset],
+            activation_outputs(rows, spec.size, spec.quantize),
+        )
+
+
+class Linear(nn.Module):
+    """A linear layer with its epilogue; see `LinearSpec`."""
+
+    def __init__(self, context: Context, base: str, epilogue: str = "store") -> None:
+        self._context = context
+        bias = f"{base}.bias"
+        has_bias = bias in context.layout.entries
+        self._spec = LinearSpec(context.layout.matrix(base), epilogue, has_bias)
+        self._offsets = [context.layout.offset(base)]
+        if has_bias:
+            self._offsets.append(context.layout.offset(bias))
+
+    def forward(
+        self, x: Activations, weights: Tensor, residual: Tensor | None = None
+    ) -> Activations:
+        spec, matrix = self._spec, self._spec.matrix
+        rows = x[0].shape[0]
+        if matrix.gate_up:
+            quantized = spec.epilogue == "gate_up_quantized"
+            outputs = activation_outputs(rows, matrix.rows // 2, quantized)
+        else:
+            outputs = [placeholder((rows, matrix.rows), "float32")]
+        inputs = [*x, weights, *([] if residual is None else [residual]), *self._offsets]
+        isa = self._context.isa
+        make: Callable[[], Any] = lambda: inputs_first(linear_function(spec, isa), len(outputs))  # noqa: E731
+        return self._context.call(spec.name, make, inputs, outputs)
+
+
+class Attention(nn.Module):
+    """Rotary embedding, KV write and attention of one layer."""
+
+    def __init__(self, context: Context, layer: int) -> None:
+        prefix = f"model.layers.{layer}.self_attn"
+        self._context = context
+        self._layer = layer
+        self._qkv = Linear(context, f"{prefix}.qkv_proj")
+        self._output = Linear(context, f"{prefix}.o_proj", "residual")
+        self._quantize = context.is_quantized(f"{prefix}.o_proj")
+
+    def forward(
+        self, x: Activations, residual: Tensor, kv: Tensor, step: Step
+    ) -> tuple[Tensor, Tensor]:
+        """The residual stream and the KV pages after this layer's attention."""
+        context, shape = self._context, self._context.attention_shape
+        (qkv,) = self._qkv(x, step.weights)
+        kv, q = context.call(
+            "rotary",
+            lambda: rotary_kernel(shape, context.isa),
+            [qkv, step.rotary_table, step.write_slots, kv, self._layer],
+            [kv, placeholder((step.rows, shape.width), "float32")],
+            inplace=(3, -1),
+        )
+        mixed = self._attend(q, kv, step)
+        (residual,) = self._output(mixed, step.weights, residual)
+        return residual, kv
+
+    def _attend(self, q: Tensor, kv: Tensor, step: Step) -> Activations:
+        context, shape = self._context, self._context.attention_shape
+        fused = self._quantize and shape.quantizes_output
+        items = step.attention_items.shape[0]
+        outputs = activation_outputs(step.rows, shape.width, fused)
+        workspaces = [
+            placeholder((items, shape.num_q_heads, shape.head_dim), "float32"),
+            placeholder((items, shape.num_q_heads, 2), "float32"),
+        ]
+        tables = [step.page_offsets, step.page_table, step.attention_items, step.combine_items]
+        results = context.call(
+            f"attention_{'quantized' if fused else 'f32'}",
+            lambda: attention_kernel(shape, context.isa, quantize=fused),
+            [q, step.positions, *tables, kv, self._layer],
+            [*outputs, *workspaces],
+        )
+        mixed = results[: len(outputs)]
+        if self._quantize and not fused:
+            name = f"quantize_rows_{shape.width}"
+            quantized = activation_outputs(step.rows, shape.width, True)
+            mixed = context.call(name, lambda: quantize_kernel(shape.width), mixed, quantized)
+        return mixed
+
+
+class Layer(nn.Module):
+    """One transformer block."""
+
+    def __init__(self, context: Context, index: int) -> None:
+        prefix = f"model.layers.{index}"
+        qkv, gate_up = f"{prefix}.self_attn.qkv_proj", f"{prefix}.mlp.gate_up_proj"
+        down = f"{prefix}.mlp.down_proj"
+        gate_up_kind = "quantized" if context.is_quantized(down) else "float"
+        self._input_norm = RmsNorm(context, f"{prefix}.input_layernorm.weight", qkv)
+        self._attention = Attention(context, index)
+        self._mlp_norm = RmsNorm(context, f"{prefix}.post_attention_layernorm.weight", gate_up)
+        self._gate_up = Linear(context, gate_up, f"gate_up_{gate_up_kind}")
+        self._down = Linear(context, down, "residual")
+
+    def forward(self, hidden: Tensor, kv: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        weights = step.weights
+        normed = self._input_norm(hidden, weights)
+        hidden, kv = self._attention(normed, hidden, kv, step)
+        gated = self._gate_up(self._mlp_norm(hidden, weights), weights)
+        (hidden,) = self._down(gated, weights, hidden)
+        return hidden, kv
+
+
+class LlamaForCausalLM(nn.Module):
+    """The whole network; `forward` is the library's main function."""
+
+    def __init__(self, config: ModelConfig, layout: WeightLayout, isa: VectorIsa) -> None:
+        self._context = Context(config, layout, isa)
+        head = "model.embed_tokens" if config.tie_word_embeddings else "lm_head"
+        self._layers = [Layer(self._context, index) for index in range(config.num_layers)]
+        self._norm = RmsNorm(self._context, "model.norm.weight", head, gathered=True)
+        self._head = Linear(self._context, head)
+
+    def forward(
+        self,
+        token_ids: Tensor,
+        positions: Tensor,
+        write_slots: Tensor,
+        page_offsets: Tensor,
+        page_table: Tensor,
+        attention_items: Tensor,
+        combine_items: Tensor,
+        logit_rows: Tensor,
+        kv_pages: Tensor,
+        weights: Tensor,
+    ) -> Tensor:
+        """Writes the rows' K and V into `kv_pages`; logits f32 [L, vocab_size] of `logit_rows`."""
+        step = Step(
+            positions,
+            write_slots,
+            page_offsets,
+            page_table,
+            attention_items,
+            combine_items,
+            weights,
+            self._rotary_table(positions),
+        )
+        hidden = self._embed(token_ids, weights)
+        for layer in self._layers:
+            hidden, kv_pages = layer(hidden, kv_pages, step)
+        normed = self._norm(hidden, weights, logit_rows)
+        (logits,) = self._head(normed, weights)
+        return logits
+
+    def _rotary_table(self, positions: Tensor) -> Tensor:
+        config = self._context.config
+        turns = constant(turns_per_token(config.rope_inverse_frequencies))
+        (table,) = self._context.call(
+            "rotary_table",
+            lambda: rotary_table_kernel(config.head_dim),
+            [positions, turns],
+            [placeholder((positions.shape[0], config.head_dim), "float32")],
+        )
+        return table
+
+    def _embed(self, token_ids: Tensor, weights: Tensor) -> Tensor:
+        context = self._context
+        base = "model.embed_tokens"
+        spec = EmbeddingSpec(context.layout.matrix(base))
+        (hidden,) = context.call(
+            spec.name,
+            lambda: inputs_first(embedding_function(spec, context.isa), 1),
+            [token_ids, weights, context.layout.offset(base)],
+            [placeholder((token_ids.shape[0], context.config.hidden_size), "float32")],
+        )
+        return hidden
+
+
+def forward_spec(config: ModelConfig, arena_bytes: int) -> dict[str, Any]:
+    """Argument types of `LlamaForCausalLM.forward`; named dimensions are symbolic."""
+    table = {
+        "token_ids": ["num_rows"],
+        "positions": ["num_rows"],
+        "write_slots": ["num_rows"],
+        "page_offsets": ["num_page_offsets"],
+        "page_table": ["num_table_pages"],
+        "attention_items": ["num_items", 4],
+        "combine_items": ["num_combines", 3],
+        "logit_rows": ["num_logit_rows"],
+    }
+    kv_shape = [config.num_layers, "num_pages", config.num_kv_heads, 2, PAGE_SIZE * config.head_dim]
+    spec: dict[str, Any] = {
+        name: nn.spec.Tensor(shape, "int32") for name, shape in table.items()
+    }
+    spec["kv_pages"] = nn.spec.Tensor(kv_shape, "float16")
+    spec["weights"] = nn.spec.Tensor([arena_bytes], "uint8")
+    return spec
+
+
+def upper_bounds(limits: Limits) -> dict[str, int]:
+    """Largest values of the dimensions that outputs of kernels have."""
+    return {
+        "num_rows": limits.max_rows,
+        "num_items": limits.max_attention_items,
+        "num_logit_rows": limits.max_logit_rows,
+    }
