@@ -61,6 +61,11 @@ class VectorIsa:
         """TIR type of one register of i32."""
         return f"int32x{self.lanes}"
 
+    @property
+    def has_f16(self) -> bool:
+        """Whether the target converts vectors between f16 and f32 in hardware."""
+        return self.name != "portable"
+
     def dot4(self, acc: Expr, weights: Expr, quad: Expr, bits: int) -> Expr:
         """`acc[l] + sum_{i<4} (weights[4l+i] - dot_bias(bits)) * quad[i]`, exact.
 

@@ -1,0 +1,171 @@
+"""What becomes of a linear layer's accumulators.
+
+Contents:
+    Epilogue        called by the kernel for each register block, in task order.
+    make_epilogue   the epilogue of a `LinearSpec`.
+
+A unit is 32 outputs of the layer: two tiles, or four (gate, up, gate, up) where SiLU(gate) * up
+makes one output of two rows. Every unit owns whole groups of 32, so it can quantise them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx.script.builder import ir as builder
+
+from mlc_server.build.kernels.cpu.frame import scratch, tensor
+from mlc_server.build.kernels.cpu.packed_matrix import ROW_PADDING, TILE_ROWS, PackedMatrix
+from mlc_server.build.kernels.cpu.vector_ops import let, quantize_group, silu, vector_type
+
+Expr = Any  # a TIR expression (tvm ships no types)
+Buffer = Any
+
+
+class Epilogue(ABC):
+    """Receives the accumulators of one unit and some rows: begin, put (each vector), end."""
+
+    tiles_per_unit = ROW_PADDING // TILE_ROWS
+
+    def __init__(self, matrix: PackedMatrix) -> None:
+        self._matrix = matrix
+        self._arena: Buffer = None
+        self._bias_offset: Expr = None
+        self._unit: Expr = None
+        self._row: Expr = None
+        self._tokens = 0
+
+    def set_bias(self, arena: Buffer, bias_offset: Expr | None) -> None:
+        """Names the bias, f32 [N] at `bias_offset` in the arena; None: no bias."""
+        self._arena = arena
+        self._bias_offset = bias_offset
+
+    def begin(self, unit: Expr, row: Expr, tokens: int) -> None:
+        """Starts `tokens` rows from `row` of unit `unit`."""
+        self._unit, self._row, self._tokens = unit, row, tokens
+
+    @abstractmethod
+    def put(self, token: int, output: Expr, lanes: int, value: Expr) -> None:
+        """`value`: f32 x lanes, outputs from `output` of the unit (0..31, gate_up 0..63)."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """All vectors of the rows have been put."""
+
+
+class _Store(Epilogue):
+    """out = acc + bias (+ residual), straight from registers.
+
+    The last unit may hang over N: then its vectors leave lane by lane.
+    """
+
+    def __init__(self, matrix: PackedMatrix, rows: Expr, residual: str | None) -> None:
+        super().__init__(matrix)
+        shape = (rows, matrix.rows)
+        self._residual = tensor("residual", shape, "float32") if residual == "separate" else None
+        self._out = tensor("out", shape, "float32")
+        if residual == "inplace":
+            self._residual = self._out
+
+    def put(self, token: int, output: Expr, lanes: int, value: Expr) -> None:
+        column = let(self._unit * ROW_PADDING + output)
+        if self._matrix.rows % ROW_PADDING == 0:
+            self._store(self._row + token, column, lanes, value)
+            return
+        with builder.If(column + lanes <= self._matrix.rows):
+            with builder.Then():
+                self._store(self._row + token, column, lanes, value)
+            with builder.Else():
+                spill = scratch((lanes,))
+                builder.buffer_store(spill, value, [tirx.Ramp(0, 1, lanes)])
+                left = tirx.max(self._matrix.rows - column, 0)
+                with builder.serial(0, left) as lane:
+                    self._store(self._row + token, column + lane, 1, spill[lane])
+
+    def _store(self, row: Expr, column: Expr, lanes: int, value: Expr) -> None:
+        index = column if lanes == 1 else tirx.Ramp(column, 1, lanes)
+        if self._bias_offset is not None:
+            start = self._bias_offset + tirx.Cast("int64", column) * 4
+            raw = self._arena[tirx.Ramp(start, 1, 4 * lanes)]
+            value = value + tirx.reinterpret(vector_type("float32", lanes), raw)
+        if self._residual is not None:
+            value = self._residual[row, index] + value
+        builder.buffer_store(self._out, value, [row, index])
+
+    def end(self) -> None:
+        """Nothing is left to do: every vector was stored when it was put."""
+
+
+class _GateUp(Epilogue):
+    """h = silu(gate) * up for the 32 outputs of a unit, by way of a buffer in L1."""
+
+    tiles_per_unit = 2 * ROW_PADDING // TILE_ROWS
+
+    def begin(self, unit: Expr, row: Expr, tokens: int) -> None:
+        super().begin(unit, row, tokens)
+        size = tokens * 2 * ROW_PADDING
+        self._staged = scratch((size,))
+
+    def put(self, token: int, output: Expr, lanes: int, value: Expr) -> None:
+        start = output + token * 2 * ROW_PADDING
+        builder.buffer_store(self._staged, value, [tirx.Ramp(start, 1, lanes)])
+
+    def end(self) -> None:
+        with builder.serial(0, self._tokens) as token:
+            halves = []
+            for half in range(2):
+                start = token * 2 * ROW_PADDING + half * 2 * TILE_ROWS
+                gate = self._staged[tirx.Ramp(start, 1, TILE_ROWS)]
+                up = self._staged[tirx.Ramp(start + TILE_ROWS, 1, TILE_ROWS)]
+                halves.append(let(silu(gate, TILE_ROWS) * up))
+            self._finish(let(self._row + token), halves[0], halves[1])
+
+    @abstractmethod
+    def _finish(self, row: Expr, low: Expr, high: Expr) -> None:
+        """Writes outputs 0..15 and 16..31 of the unit."""
+
+
+class _GateUpQuantized(_GateUp):
+    def __init__(self, matrix: PackedMatrix, rows: Expr) -> None:
+        super().__init__(matrix)
+        groups = matrix.part_tiles * TILE_ROWS // ROW_PADDING
+        self._quants = tensor("out_xq", (rows, groups * ROW_PADDING), "int8")
+        self._scale = tensor("out_xs", (rows, groups), "float32")
+        self._total = tensor("out_xi", (rows, groups), "int32")
+        self._scaled_total = tensor("out_xss", (rows, groups), "float32")
+
+    def _finish(self, row: Expr, low: Expr, high: Expr) -> None:
+        group = quantize_group(low, high)
+        for start, quants in ((0, group.low), (TILE_ROWS, group.high)):
+            column = self._unit * ROW_PADDING + start
+            builder.buffer_store(self._quants, quants, [row, tirx.Ramp(column, 1, TILE_ROWS)])
+        builder.buffer_store(self._scale, group.scale, [row, self._unit])
+        builder.buffer_store(self._total, group.total, [row, self._unit])
+        builder.buffer_store(self._scaled_total, group.scaled_total, [row, self._unit])
+
+
+class _GateUpFloat(_GateUp):
+    def __init__(self, matrix: PackedMatrix, rows: Expr) -> None:
+        super().__init__(matrix)
+        self._out = tensor("out", (rows, matrix.part_rows), "float32")
+
+    def _finish(self, row: Expr, low: Expr, high: Expr) -> None:
+        size = self._matrix.part_rows
+        column = let(self._unit * ROW_PADDING)
+        spill = scratch((ROW_PADDING,))
+        builder.buffer_store(spill, low, [tirx.Ramp(0, 1, TILE_ROWS)])
+        builder.buffer_store(spill, high, [tirx.Ramp(TILE_ROWS, 1, TILE_ROWS)])
+        with builder.serial(0, tirx.min(size - column, ROW_PADDING)) as lane:
+            builder.buffer_store(self._out, spill[lane], [row, column + lane])
+
+
+def make_epilogue(kind: str, matrix: PackedMatrix, rows: Expr) -> Epilogue:
+    """The epilogue `kind` of `LinearSpec`; declares its tensor parameters, in order."""
+    if kind == "gate_up_quantized":
+        return _GateUpQuantized(matrix, rows)
+    if kind == "gate_up_float":
+        return _GateUpFloat(matrix, rows)
+    residual = {"store": None, "residual": "separate", "residual_inplace": "inplace"}[kind]
+    return _Store(matrix, rows, residual)
