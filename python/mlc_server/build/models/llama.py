@@ -15,7 +15,7 @@ from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor
 
 from mlc_server.build.kernels.cpu.attention import PAGE_SIZE, AttentionShape, attention_kernel
-from mlc_server.build.kernels.cpu.embedding import EmbeddingSpec, embedding_function
+from mlc_server.build.kernels.cpu.embedding import embedding_function, embedding_name
 from mlc_server.build.kernels.cpu.isa import VectorIsa
 from mlc_server.build.kernels.cpu.linear import LinearSpec, linear_function
 from mlc_server.build.kernels.cpu.norm import RmsNormSpec, quantize_kernel, rms_norm_kernel
@@ -258,10 +258,10 @@ class LlamaForCausalLM(nn.Module):
     def _embed(self, token_ids: Tensor, weights: Tensor) -> Tensor:
         context = self._context
         base = "model.embed_tokens"
-        spec = EmbeddingSpec(context.layout.matrix(base))
+        matrix = context.layout.matrix(base)
         (hidden,) = context.call(
-            spec.name,
-            lambda: inputs_first(embedding_function(spec, context.isa), 1),
+            embedding_name(matrix),
+            lambda: inputs_first(embedding_function(matrix, context.isa), 1),
             [token_ids, weights, context.layout.offset(base)],
             [placeholder((token_ids.shape[0], context.config.hidden_size), "float32")],
         )

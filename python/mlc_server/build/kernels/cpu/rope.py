@@ -31,7 +31,7 @@ from mlc_server.build.kernels.cpu.frame import (
     tensor,
 )
 from mlc_server.build.kernels.cpu.isa import VectorIsa
-from mlc_server.build.kernels.cpu.vector_ops import f32_to_f16, fma, materialize, splat
+from mlc_server.build.kernels.cpu.vector_ops import f32_to_f16, fma, let, splat
 
 Expr = Any  # a TIR expression (tvm ships no types)
 
@@ -88,8 +88,8 @@ def _cos_sin(position: Expr, step: Expr, lanes: int) -> tuple[Expr, Expr]:
         tirx.Cast(f"int32x{lanes}", tirx.reinterpret(f"int64x{lanes}", shifted) & splat(3, lanes, "int64"))
     )
     rest = fma64(position, step, T.bind(quarters * wide(-0.25)))
-    angle = materialize(tirx.Cast(f"float32x{lanes}", rest * wide(2.0 * math.pi)), lanes)
-    square = materialize(angle * angle, lanes)
+    angle = let(tirx.Cast(f"float32x{lanes}", rest * wide(2.0 * math.pi)))
+    square = let(angle * angle)
 
     def polynomial(coefficients: Sequence[float]) -> Expr:
         value = splat(coefficients[0], lanes)
@@ -99,10 +99,10 @@ def _cos_sin(position: Expr, step: Expr, lanes: int) -> tuple[Expr, Expr]:
 
     cube = T.bind(angle * square)
     sine_tail = polynomial((-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1))
-    sine = materialize(fma(sine_tail, cube, angle, lanes), lanes)
+    sine = let(fma(sine_tail, cube, angle, lanes))
     cosine_tail = polynomial((2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2))
     cosine_head = T.bind(fma(square, splat(-0.5, lanes), splat(1.0, lanes), lanes))
-    cosine = materialize(fma(cosine_tail, T.bind(square * square), cosine_head, lanes), lanes)
+    cosine = let(fma(cosine_tail, T.bind(square * square), cosine_head, lanes))
 
     def bit(mask: int, of: Expr) -> Expr:
         return (of & splat(mask, lanes, "int32")) == splat(mask, lanes, "int32")
