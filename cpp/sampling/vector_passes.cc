@@ -179,9 +179,13 @@ MLC_INLINE double BlockMasses(const float* logits, int32_t count, const float* m
 
 MLC_DEFINE_VECTOR_PASSES(Portable, )
 #if defined(__x86_64__)
+#if defined(__clang__)
+#define MLC_AVX512_TARGET "avx512f,avx512bw,avx512dq,avx512vl"
+#else  // GCC's generic tuning would stay with 256-bit vectors
+#define MLC_AVX512_TARGET "avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512"
+#endif
 MLC_DEFINE_VECTOR_PASSES(Avx2, __attribute__((target("avx2"))))
-MLC_DEFINE_VECTOR_PASSES(
-    Avx512, __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512"))))
+MLC_DEFINE_VECTOR_PASSES(Avx512, __attribute__((target(MLC_AVX512_TARGET))))
 #endif
 
 }  // namespace

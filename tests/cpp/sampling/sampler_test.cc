@@ -168,6 +168,21 @@ TEST(EveryDrawIsThatOfThePlainDefinition) {
   }
 }
 
+// ln(0.5) lies between two floats: the one below is dropped, the one above is kept.
+TEST(MinPBoundIsNotRoundedDown) {
+  const auto nearest = static_cast<float>(std::log(0.5));
+  EXPECT_LT(static_cast<double>(nearest), std::log(0.5));
+  const std::vector<float> logits = {0.0f, nearest, std::nextafter(nearest, 0.0f)};
+  SamplingParams params;
+  params.min_p = 0.5;
+  std::vector<int> drawn(3, 0);
+  for (params.seed = 0; params.seed < 200; ++params.seed) {
+    ++drawn[SampleOnce(logits, params).token_id];
+  }
+  EXPECT_EQ(drawn[1], 0);
+  EXPECT_GT(drawn[2], 0);
+}
+
 TEST(ChoiceSeedAndPositionEachChangeTheDraw) {
   const std::vector<float> logits(1000, 0.0f);
   Sampler sampler(1000);
