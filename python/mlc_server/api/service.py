@@ -10,9 +10,8 @@ from enum import Enum
 from typing import Protocol
 
 from mlc_server.api.generation import Generation
-from mlc_server.engine import Delta, EngineStats, GenerationRequest
+from mlc_server.engine import Delta, GenerationRequest
 from mlc_server.errors import ModelNotFound, RequestError, Unavailable
-from mlc_server.limits import HEARTBEAT_STALE_S
 from mlc_server.protocol.excerpt import show
 from mlc_server.text.prompt import PromptBuilder
 
@@ -23,8 +22,6 @@ class EnginePort(Protocol):
     def submit(self, request: GenerationRequest, sink: Callable[[list[Delta]], None]) -> object: ...
 
     def cancel(self, handle: object) -> None: ...
-
-    def stats(self) -> EngineStats: ...
 
     def health(self) -> str: ...
 
@@ -135,13 +132,6 @@ class Service:
         """Raises Unavailable unless requests are being served."""
         if self.phase is not Phase.READY:
             raise Unavailable(self._reason)
-        engine = self.served().engine
-        health = engine.health()
+        health = self.served().engine.health()
         if health != "ok":
             raise Unavailable(f"engine is {health}")
-        stats = engine.stats()
-        busy = stats.num_running > 0 or stats.num_waiting > 0
-        if busy and stats.heartbeat_age_ns > HEARTBEAT_STALE_S.default * 1e9:
-            raise Unavailable(
-                f"engine has not stepped for {stats.heartbeat_age_ns / 1e9:.0f} seconds"
-            )

@@ -71,7 +71,8 @@ def size_in_bytes(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if match is None or int(match[1]) == 0:
         raise argparse.ArgumentTypeError(f"must be a size such as 4MiB, not {text}")
-    return int(match[1]) * 1024 ** " kmg".index(match[2].lower() or " ")
+    shift = 10 * " kmg".index(match[2].lower() or " ")
+    return int(match[1]) << shift
 
 
 def json_strings(text: str) -> tuple[str, ...]:

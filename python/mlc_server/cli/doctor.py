@@ -117,12 +117,19 @@ def check_compiler() -> Finding:
 
 
 def check_cpu() -> Finding:
-    from mlc_server.build.targets import host_target  # noqa: PLC0415
+    """What kernels would be compiled for; imports TVM, so that a broken one is noticed."""
+    from mlc_server.build.targets import host_cpu_model, resolve_target  # noqa: PLC0415
 
     cores = len(os.sched_getaffinity(0))
-    target = host_target()
-    level = target.feature_level
-    return Finding("CPU", f"{cores} cores, kernels for {level}")
+    seen = f"{cores} cores, {host_cpu_model()}"
+    try:
+        target = resolve_target("auto")
+    except UserError as error:
+        return Finding("CPU", f"{seen}: {error.what}", error.hint)
+    except (ImportError, OSError) as error:
+        fix = "pip install --force-reinstall apache-tvm"
+        return Finding("CPU", f"{seen}: TVM does not load ({error})", fix)
+    return Finding("CPU", f"{seen}, kernels for {target.feature_level}")
 
 
 def check_memory() -> Finding:

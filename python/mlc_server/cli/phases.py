@@ -8,35 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-_REDRAW_S = 0.1
 _NAME_WIDTH = 16
 
 
 class Phase:
     """The phase under way. `note` goes at the end of its line."""
 
-    def __init__(self, name: str, output: TextIO) -> None:
+    def __init__(self) -> None:
         self.note = ""
-        self._name = name
-        self._output = output
-        self._drawn_s = 0.0
-        self._width = 0
-
-    def progress(self, label: str, done: int, total: int) -> None:
-        """Redraws a percentage, on a terminal only; `build` calls this very often."""
-        now_s = time.monotonic()
-        if not self._output.isatty() or now_s - self._drawn_s < _REDRAW_S:
-            return
-        self._drawn_s = now_s
-        share = f"{100 * done // total} %" if total > 0 else ""
-        line = f"  {self._name:<{_NAME_WIDTH}}{label} {share}"
-        self._output.write("\r" + line.ljust(self._width))
-        self._output.flush()
-        self._width = len(line)
-
-    def clear_progress(self) -> None:
-        if self._width:
-            self._output.write("\r" + " " * self._width + "\r")
 
 
 class Phases:
@@ -50,11 +29,8 @@ class Phases:
     @contextmanager
     def phase(self, name: str) -> Iterator[Phase]:
         """One phase; a failure inside ends it without a line."""
-        phase = Phase(name, self._output)
-        try:
-            yield phase
-        finally:
-            phase.clear_progress()
+        phase = Phase()
+        yield phase
         # Counted from the end of the phase before, so that nothing goes unaccounted.
         now_s = time.monotonic()
         line = f"  {name:<{_NAME_WIDTH}}{now_s - self._last_s:7.2f} s  {phase.note}".rstrip()

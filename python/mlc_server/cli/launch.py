@@ -1,0 +1,257 @@
+"""From settings to a running engine: find the model, find or compile its library, load both.
+
+`load_model` blocks for seconds and runs on a thread of its own; `LoadedModel.start` must run on the
+event loop that will serve.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib.util
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+# Before `tokenizers` is imported: one prompt at a time gains nothing from its thread pool, and its
+# threads would take cores from the kernels.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from mlc_server import __version__, _core
+from mlc_server.api.service import ServedModel, model_names
+from mlc_server.build.compile import library_for, library_key
+from mlc_server.build.manifest import Manifest, load_manifest
+from mlc_server.build.sources import DEFAULT_MODEL, prepare_model
+from mlc_server.cli.common import default_cache_dir, show_bytes
+from mlc_server.cli.memory import KvPlan, available_bytes, plan_kv
+from mlc_server.cli.phases import Phases
+from mlc_server.cli.progress import ProgressReport
+from mlc_server.engine import AsyncEngine, Delta, GenerationRequest, SamplingOptions
+from mlc_server.errors import UserError
+from mlc_server.settings import ServerSettings
+from mlc_server.text.prompt import PromptBuilder
+from mlc_server.text.vocabulary import token_bytes
+
+if TYPE_CHECKING:
+    from mlc_server.build.progress import ProgressCallback
+
+_T = TypeVar("_T")
+
+DEFAULT_MODEL_ID = "SmolLM2-135M-Instruct"
+_WARM_UP_TOKENS = 4
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A core engine with its model in memory, not yet started."""
+
+    core: _core.Engine
+    vocab_size: int
+    prompts: PromptBuilder
+    token_bytes: list[bytes]
+    kv: KvPlan
+    id: str
+    names: frozenset[str]
+    system_fingerprint: str
+
+    async def start(self) -> RunningModel:
+        """Starts the engine's thread and hands its output to this event loop."""
+        engine = AsyncEngine(self.core)
+        engine.start()
+        model = ServedModel(
+            id=self.id,
+            names=self.names,
+            context_window_size=self.kv.context_window,
+            vocab_size=self.vocab_size,
+            system_fingerprint=self.system_fingerprint,
+            prompts=self.prompts,
+            token_bytes=self.token_bytes,
+            engine=engine,
+        )
+        return RunningModel(engine, model, self.kv)
+
+
+@dataclass(frozen=True)
+class RunningModel:
+    """A model that answers."""
+
+    engine: AsyncEngine
+    model: ServedModel
+    kv: KvPlan
+
+    async def warm_up(self) -> str:
+        """Answers one short prompt, so that the first client does not pay for cold memory."""
+        begin_s = time.perf_counter()
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        prompt_ids = self.model.prompts.build([{"role": "user", "content": "Hello"}])
+
+        def sink(deltas: list[Delta]) -> None:
+            if any(delta.finish_reason is not None for delta in deltas) and not done.done():
+                done.set_result(None)
+
+        sampling = SamplingOptions(temperature=0.0, max_tokens=_WARM_UP_TOKENS, ignore_eos=True)
+        self.engine.submit(GenerationRequest(prompt_ids=prompt_ids, sampling=sampling), sink)
+        await done
+        elapsed_ms = (time.perf_counter() - begin_s) * 1e3
+        return f"{len(prompt_ids)} + {_WARM_UP_TOKENS} tokens in {elapsed_ms:.0f} ms"
+
+    def ready_lines(self, url: str) -> list[str]:
+        """What the user sees when the server is ready, besides the URL."""
+        body = f'{{"model": "{self.model.id}", "messages": [{{"role": "user", "content": "Hi"}}]}}'
+        return [
+            f"model    {self.model.id}, context {self.model.context_window_size:,} tokens",
+            f"KV cache {self.kv.describe()}",
+            f"docs     {url}/docs",
+            f"try      curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'",
+        ]
+
+    def close(self) -> None:
+        """Ends the engine's thread; open requests end with an error."""
+        self.engine.close()
+
+
+def load_model(settings: ServerSettings, phases: Phases) -> LoadedModel:
+    """Raises UserError for whatever the user can mend."""
+    cache_dir = settings.cache_dir or default_cache_dir()
+    with ProgressReport() as progress:
+        with phases.phase("model") as phase:
+            folder = prepare_model(settings.model or DEFAULT_MODEL, cache_dir, progress)
+            manifest = load_manifest(folder)
+            prompts = PromptBuilder.from_folder(
+                folder, manifest.chat_config, chat_template=settings.chat_template
+            )
+            texts, special = token_bytes(folder / "tokenizer.json", manifest.model.vocab_size)
+            phase.note = str(folder)
+        with phases.phase("model library") as phase:
+            library, phase.note = _find_library(manifest, settings, cache_dir, progress)
+        with phases.phase("load weights") as phase:
+            threads = settings.threads or len(os.sched_getaffinity(0))
+            runner = _load_runner(library, folder, threads, progress)
+            weight_bytes = runner.info.weight_bytes
+            phase.note = f"{show_bytes(weight_bytes)}, {threads} threads"
+    with phases.phase("KV cache") as phase:
+        kv = _plan_kv(settings, manifest, runner.info)
+        core = _make_engine(settings, runner, prompts, texts, special, kv)
+        phase.note = kv.describe()
+    model_id = settings.served_model_name or (
+        DEFAULT_MODEL_ID if settings.model is None else folder.name
+    )
+    given = (folder.name, settings.model or DEFAULT_MODEL_ID)
+    return LoadedModel(
+        core=core,
+        vocab_size=runner.info.vocab_size,
+        prompts=prompts,
+        token_bytes=texts,
+        kv=kv,
+        id=model_id,
+        names=model_names(model_id, *given),
+        system_fingerprint=_fingerprint(library, runner.metadata_json),
+    )
+
+
+def _find_library(
+    manifest: Manifest, settings: ServerSettings, cache_dir: Path, progress: ProgressCallback
+) -> tuple[Path, str]:
+    if settings.model_lib is not None:
+        return settings.model_lib, str(settings.model_lib)
+    libraries = cache_dir / "libraries"
+    cached = (libraries / f"{library_key(manifest, settings.device)}.so").exists()
+    path = library_for(manifest, settings.device, libraries, progress)
+    return path, f"{'cached' if cached else 'compiled into'} {path}"
+
+
+def _load_runner(
+    library: Path, folder: Path, threads: int, progress: ProgressCallback
+) -> _core.TvmRunner:
+    def report(done: int, total: int) -> None:
+        progress("loading weights", done, total)
+
+    return _explained(
+        lambda: _core.TvmRunner(
+            str(library),
+            str(folder),
+            threads,
+            tvm_library_path=str(_tvm_runtime()),
+            progress=report,
+        ),
+        hint="leave --model-lib out to compile a fitting library, or convert the model again",
+    )
+
+
+def _plan_kv(settings: ServerSettings, manifest: Manifest, info: _core.ModelInfo) -> KvPlan:
+    window = min(manifest.model.context_window_size, info.context_window)
+    if settings.context_window_size > window:
+        raise UserError(
+            "the context window is larger than the model's",
+            seen=f"--context-window-size {settings.context_window_size}",
+            hint=f"--context-window-size {window}",
+        )
+    return plan_kv(
+        page_size=info.page_size,
+        bytes_per_page=info.bytes_per_page,
+        context_window=settings.context_window_size or window,
+        max_batch_size=settings.max_batch_size,
+        total_tokens=settings.max_total_seq_length,
+        free_bytes=available_bytes(),
+    )
+
+
+def _make_engine(
+    settings: ServerSettings,
+    runner: _core.TvmRunner,
+    prompts: PromptBuilder,
+    texts: list[bytes],
+    special: list[bool],
+    kv: KvPlan,
+) -> _core.Engine:
+    info = runner.info
+    config = _core.EngineConfig(
+        max_batch_size=min(settings.max_batch_size, info.max_logit_rows),
+        prefill_chunk_size=min(settings.prefill_chunk_size, info.max_rows),
+        max_sequence_length=kv.context_window,
+        page_size=kv.page_size,
+        num_pages=kv.num_pages,
+        max_queue_size=settings.max_queue_size,
+        vocab_size=info.vocab_size,
+        eos_token_ids=[i for i in prompts.stop.token_ids if i < info.vocab_size],
+        strip_leading_space=prompts.tokenizer.strips_leading_space,
+    )
+    vocabulary = _core.Vocabulary(texts, special)
+    return _explained(
+        lambda: _core.Engine(runner, vocabulary, config),
+        hint="a smaller --max-total-seq-length, --max-batch-size or --prefill-chunk-size",
+    )
+
+
+def _explained(build: Callable[[], _T], *, hint: str) -> _T:
+    """`build()`, with the core's refusal as a UserError."""
+    try:
+        return build()
+    except _core.CoreError as error:
+        raise UserError(
+            error.message, seen=error.param or error.code, hint=hint
+        ) from error
+
+
+def _tvm_runtime() -> Path:
+    """libtvm_runtime.so of the installed TVM, found without importing it."""
+    spec = importlib.util.find_spec("tvm")
+    folders = list(spec.submodule_search_locations or ()) if spec is not None else []
+    for folder in folders:
+        path = Path(folder) / "lib" / "libtvm_runtime.so"
+        if path.is_file():
+            return path
+    raise UserError(
+        "TVM's runtime library is missing",
+        seen=", ".join(folders) or "no package tvm",
+        hint="pip install apache-tvm",
+    )
+
+
+def _fingerprint(library: Path, metadata_json: str) -> str:
+    """Identifies what computes the answers: this version, the library and the weights' layout."""
+    digest = hashlib.sha256(f"{__version__}\0{library.name}\0{metadata_json}".encode())
+    return f"fp_{digest.hexdigest()[:12]}"

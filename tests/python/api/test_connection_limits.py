@@ -1,0 +1,133 @@
+"""What a client may do to a connection before it has sent a whole request."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import requests
+
+from mlc_server import limits
+from support.http_server import FakeEngine, LiveServer, chat_body, live_server, raw_chat_request
+
+Server = tuple[LiveServer, FakeEngine]
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """Deadlines of one second, so that the test need not wait for the real ones."""
+    for name in ("HEADER_TIMEOUT_S", "BODY_TIMEOUT_S", "KEEP_ALIVE_S"):
+        monkeypatch.setattr(limits, name, replace(getattr(limits, name), default=1))
+    with live_server() as running:
+        yield running
+
+
+def until_closed(sock: socket.socket) -> bytes:
+    """What the server sends before it closes; fails if it does not within 5 seconds."""
+    sock.settimeout(5)
+    answer = b""
+    with contextlib.suppress(ConnectionResetError):
+        while data := sock.recv(65536):
+            answer += data
+    return answer
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"POST /v1/chat/compl",
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: t\r\nx-long: ",
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: t\r\ncontent-length: 500\r\n\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: t\r\ncontent-length: 500\r\n\r\n{",
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n1",
+    ],
+    ids=["silent", "half line", "half header", "no body", "half body", "half chunk"],
+)
+def test_half_a_request_is_cut_off(server: Server, sent: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", server[0].port)) as sock:
+        begin_s = time.perf_counter()
+        sock.sendall(sent)
+        until_closed(sock)
+        assert time.perf_counter() - begin_s < 4
+
+
+def test_a_drip_of_header_bytes_does_not_extend_the_deadline(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server[0].port)) as sock:
+        begin_s = time.perf_counter()
+        sock.sendall(b"GET /health HTTP/1.1\r\nx-drip: ")
+        with contextlib.suppress(ConnectionError):
+            while time.perf_counter() - begin_s < 4:
+                sock.sendall(b"a")
+                time.sleep(0.05)
+        assert time.perf_counter() - begin_s < 4
+
+
+def test_hundreds_of_half_requests_do_not_keep_good_ones_out(server: Server) -> None:
+    with contextlib.ExitStack() as stack:
+        for number in range(300):
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", server[0].port)))
+            sock.sendall(raw_chat_request(chat_body())[: 20 + number])
+        begin_s = time.perf_counter()
+        answer = requests.post(f"{server[0].url}/v1/chat/completions", json=chat_body(), timeout=10)
+        assert answer.status_code == 200
+        assert time.perf_counter() - begin_s < 2
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"x-long: " + b"a" * 70_000,
+        b"\r\n".join(b"x-%d: %s" % (i, b"a" * 1000) for i in range(70)),
+        b"cookie: " + b"a" * 2_000_000,
+    ],
+    ids=["one", "many", "huge"],
+)
+def test_large_headers_are_refused(server: Server, head: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", server[0].port)) as sock:
+        with contextlib.suppress(ConnectionError):  # it may close before all is sent
+            sock.sendall(b"GET /health HTTP/1.1\r\nhost: t\r\n" + head + b"\r\n\r\n")
+        answer = until_closed(sock)
+    # A reset may swallow the answer to whoever is still sending.
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 431 ")
+    assert b"200 OK" not in answer
+
+
+def test_headers_below_the_limit_pass(server: Server) -> None:
+    answer = requests.get(f"{server[0].url}/health", headers={"x-long": "a" * 60_000}, timeout=10)
+    assert answer.status_code == 200
+
+
+def test_a_large_url_is_refused(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server[0].port)) as sock:
+        sock.sendall(b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nhost: t\r\n\r\n")
+        answer = until_closed(sock)
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 431 ")
+
+
+def test_what_is_no_http_gets_the_error_shape(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server[0].port)) as sock:
+        sock.sendall(b"\x16\x03\x01 what\r\n\r\n")
+        answer = until_closed(sock)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b'{"error":{"message":"Invalid HTTP request received."' in answer
+
+
+def test_a_slow_answer_is_not_cut_off_by_the_request_deadlines(server: Server) -> None:
+    server[1].script.step_s = 0.7
+    answer = requests.post(f"{server[0].url}/v1/chat/completions", json=chat_body(), timeout=20)
+    assert answer.json()["choices"][0]["message"]["content"] == "An apple a day"
+
+
+def test_an_upload_within_the_deadline_passes(server: Server) -> None:
+    request = raw_chat_request(chat_body())
+    with socket.create_connection(("127.0.0.1", server[0].port)) as sock:
+        for part in range(5):
+            step = len(request) // 5 + 1
+            sock.sendall(request[part * step : (part + 1) * step])
+            time.sleep(0.05)
+        assert b"An apple a day" in until_closed(sock)

@@ -1,0 +1,190 @@
+"""Health, models, documentation and CORS through the server's life."""
+
+from __future__ import annotations
+
+import re
+import threading
+
+import pytest
+import requests
+
+from mlc_server import __version__
+from mlc_server.api.service import model_names, normal_name
+from mlc_server.settings import CorsSettings, ServerSettings
+from support.http_server import (
+    MODEL_ID,
+    FakeEngine,
+    LiveServer,
+    Script,
+    chat_body,
+    live_server,
+)
+
+
+def test_everything_is_503_while_loading() -> None:
+    server = LiveServer(ServerSettings())
+    server.start()
+    try:
+        for path in ("/health", "/v1/models"):
+            answer = requests.get(server.url + path, timeout=20)
+            assert answer.status_code == 503
+            assert "loading" in answer.json()["error"]["message"]
+            assert answer.headers["retry-after"]
+        answer = requests.post(f"{server.url}/v1/chat/completions", json=chat_body(), timeout=20)
+        assert answer.status_code == 503
+        assert requests.get(f"{server.url}/version", timeout=20).json() == {"version": __version__}
+        server.set_ready(FakeEngine(Script()))
+        assert requests.get(f"{server.url}/health", timeout=20).json() == {"status": "ok"}
+    finally:
+        server.stop()
+
+
+def test_health_follows_the_engine() -> None:
+    with live_server() as (server, engine):
+        assert requests.get(f"{server.url}/health", timeout=20).status_code == 200
+        engine.state = "dead: a broken invariant"
+        answer = requests.get(f"{server.url}/health", timeout=20)
+        assert answer.status_code == 503
+        assert "a broken invariant" in answer.json()["error"]["message"]
+        engine.state = "ok"
+        assert requests.get(f"{server.url}/health", timeout=20).status_code == 200
+
+
+def test_a_dead_engine_answers_every_open_request() -> None:
+    answers: list[requests.Response] = []
+
+    def ask(stream: bool) -> None:
+        answers.append(
+            requests.post(
+                f"{server.url}/v1/chat/completions", json=chat_body(stream=stream), timeout=20
+            )
+        )
+
+    with live_server(script=Script(hang_after=2)) as (server, engine):
+        threads = [threading.Thread(target=ask, args=(number % 2 == 0,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        while len(engine.requests) < 8:
+            pass
+        server.on_loop(lambda: server.service.set_dead("dead: a broken invariant"))
+        for thread in threads:
+            thread.join(timeout=5)
+            assert not thread.is_alive()
+        assert requests.get(f"{server.url}/health", timeout=20).status_code == 503
+    assert sorted(answer.status_code for answer in answers) == [200] * 4 + [503] * 4
+    assert all("a broken invariant" in answer.text for answer in answers)
+
+
+def test_draining_refuses_new_requests_and_finishes_open_ones() -> None:
+    with live_server(script=Script(step_s=0.1)) as (server, _):
+        with requests.post(
+            f"{server.url}/v1/chat/completions",
+            json=chat_body(stream=True),
+            stream=True,
+            timeout=20,
+        ) as stream:
+            server.on_loop(server.service.set_draining)
+            assert requests.get(f"{server.url}/health", timeout=20).status_code == 503
+            refused = requests.post(
+                f"{server.url}/v1/chat/completions", json=chat_body(), timeout=20
+            )
+            assert refused.status_code == 503
+            assert "shutting down" in refused.json()["error"]["message"]
+            body = stream.content
+        assert body.endswith(b"data: [DONE]\n\n")
+        assert b'"finish_reason":"stop"' in body
+
+
+def test_model_card() -> None:
+    with live_server() as (server, _):
+        card = requests.get(f"{server.url}/v1/models", timeout=20).json()["data"][0]
+        assert card["id"] == card["root"] == MODEL_ID
+        assert card["object"] == "model"
+        assert card["parent"] is None
+        assert card["max_model_len"] == 4096
+        again = requests.get(f"{server.url}/v1/models/{MODEL_ID}", timeout=20).json()
+        assert again == card
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["m", "./dist/m-MLC/", "./dist/m-MLC", "dist/m-MLC", "dist//m-MLC/", "m-MLC"],
+)
+def test_spellings_of_a_model(name: str) -> None:
+    assert normal_name(name) in model_names("m", "./dist/m-MLC/")
+
+
+@pytest.mark.parametrize("name", ["", "other/m-MLC", "M", "dist", "../dist/m-MLC"])
+def test_other_names_are_other_models(name: str) -> None:
+    assert normal_name(name) not in model_names("m", "./dist/m-MLC/")
+
+
+def test_docs_list_every_route_and_need_no_network() -> None:
+    with live_server() as (server, _):
+        page = requests.get(f"{server.url}/docs", timeout=20)
+        openapi = requests.get(f"{server.url}/openapi.json", timeout=20).json()
+    assert page.headers["content-type"].startswith("text/html")
+    for path in openapi["paths"]:
+        assert path in page.text
+    for field in ("temperature", "logit_bias", "stop_token_ids"):
+        assert f"<code>{field}</code>" in page.text
+    assert "Write a haiku about apples." in page.text
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", page.text)
+
+
+def test_openapi_describes_the_chat_request() -> None:
+    with live_server() as (server, _):
+        openapi = requests.get(f"{server.url}/openapi.json", timeout=20).json()
+    operation = openapi["paths"]["/v1/chat/completions"]["post"]
+    content = operation["requestBody"]["content"]["application/json"]
+    name = content["schema"]["$ref"].rpartition("/")[2]
+    schema = openapi["components"]["schemas"][name]
+    assert schema["required"] == ["messages"]
+    assert "tool_calls" not in openapi["components"]["schemas"]["ChatMessage"]["properties"]
+
+
+def test_the_examples_of_the_docs_work() -> None:
+    with live_server() as (server, _):
+        openapi = requests.get(f"{server.url}/openapi.json", timeout=20).json()
+        operation = openapi["paths"]["/v1/chat/completions"]["post"]
+        examples = operation["requestBody"]["content"]["application/json"]["examples"]
+        for example in examples.values():
+            answer = requests.post(
+                f"{server.url}/v1/chat/completions", json=example["value"], timeout=20
+            )
+            assert answer.status_code == 200
+
+
+def test_cors_defaults_allow_every_origin() -> None:
+    with live_server() as (server, _):
+        answer = requests.get(f"{server.url}/health", headers={"origin": "http://a.b"}, timeout=20)
+        assert answer.headers["access-control-allow-origin"] == "*"
+        assert "access-control-allow-credentials" not in answer.headers
+
+
+def test_cors_settings_are_kept() -> None:
+    cors = CorsSettings(
+        allow_credentials=True,
+        allowed_origins=("http://good.example",),
+        allowed_methods=("POST",),
+        allowed_headers=("x-mine",),
+    )
+    with live_server(ServerSettings(cors=cors)) as (server, _):
+
+        def preflight(origin: str, method: str) -> requests.Response:
+            return requests.options(
+                f"{server.url}/v1/chat/completions",
+                headers={
+                    "origin": origin,
+                    "access-control-request-method": method,
+                    "access-control-request-headers": "x-mine",
+                },
+                timeout=20,
+            )
+
+        good = preflight("http://good.example", "POST")
+        assert good.status_code == 200
+        assert good.headers["access-control-allow-origin"] == "http://good.example"
+        assert good.headers["access-control-allow-credentials"] == "true"
+        assert preflight("http://evil.example", "POST").status_code == 400
+        assert preflight("http://good.example", "PUT").status_code == 400

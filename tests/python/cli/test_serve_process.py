@@ -1,0 +1,198 @@
+"""The server as a process: phases, the ready line, signals, exit codes. No model is loaded."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import requests
+
+from mlc_server.cli.ports import bind, free_port
+from support.http_server import chat_body
+
+TESTS = Path(__file__).parents[2]
+READY = re.compile(r"listening on (http://127\.0\.0\.1:\d+)$")
+
+
+class Process:
+    """`python -m support.fake_server` with its output collected as it comes."""
+
+    def __init__(self, *argv: str, **environment: str) -> None:
+        paths = [str(TESTS), *filter(None, os.environ.get("PYTHONPATH", "").split(":"))]
+        self.popen = subprocess.Popen(
+            [sys.executable, "-m", "support.fake_server", *argv],
+            env={**os.environ, **environment, "PYTHONPATH": ":".join(paths)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            bufsize=1,
+        )
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.popen.stdout is not None
+        self.lines.extend(iter(self.popen.stdout.readline, ""))
+
+    @property
+    def output(self) -> str:
+        return "".join(self.lines)
+
+    def wait_for(self, pattern: re.Pattern[str], timeout_s: float = 60) -> str:
+        """The first group of the pattern's first match in a line."""
+        deadline_s = time.monotonic() + timeout_s
+        while time.monotonic() < deadline_s:
+            for line in list(self.lines):
+                if match := pattern.search(line.rstrip("\n")):
+                    return match[1]
+            assert self.popen.poll() is None or self._reader.is_alive(), self.output
+            time.sleep(0.02)
+        raise AssertionError(self.output)
+
+    def end(self, timeout_s: float = 30) -> int:
+        """Waits for the end; returns the exit code."""
+        code = self.popen.wait(timeout_s)
+        self._reader.join(timeout=5)
+        return code
+
+
+@contextmanager
+def process(*argv: str, **environment: str) -> Iterator[Process]:
+    running = Process(*argv, **environment)
+    try:
+        yield running
+    finally:
+        if running.popen.poll() is None:
+            running.popen.kill()
+        running.popen.wait()
+        running._reader.join(timeout=5)
+        assert running.popen.stdout is not None
+        running.popen.stdout.close()
+
+
+def start_stream(url: str) -> requests.Response:
+    """A stream whose first event has been read."""
+    response = requests.post(
+        f"{url}/v1/chat/completions",
+        json=chat_body(stream=True, max_tokens=100, ignore_eos=True),
+        stream=True,
+        timeout=30,
+    )
+    assert response.status_code == 200
+    return response
+
+
+def test_start_answer_and_graceful_end() -> None:
+    with process("--port", "0", "--enable-tracing") as server:
+        url = server.wait_for(READY)
+        assert requests.get(f"{url}/health", timeout=20).json() == {"status": "ok"}
+        answer = requests.post(
+            f"{url}/v1/chat/completions", json=chat_body(max_tokens=5, seed=1), timeout=20
+        ).json()
+        assert answer["usage"]["completion_tokens"] in range(1, 6)
+        assert answer["model"] == "fake"
+        server.popen.send_signal(signal.SIGTERM)
+        assert server.end() == 0
+    assert re.search(r"^  fake model +\d+\.\d\d s", server.output, re.MULTILINE)
+    assert re.search(r"^  warm up +\d+\.\d\d s", server.output, re.MULTILINE)
+    assert "curl" in server.output
+    for event in ("received", "submitted", "first_token", "choice_finished", "ended"):
+        assert f'{{"event": "{event}"' in server.output
+    assert "Traceback" not in server.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_open_streams_finish(number: signal.Signals) -> None:
+    with process("--port", "0", FAKE_STEP_NS="10000000") as server:
+        url = server.wait_for(READY)
+        with start_stream(url) as stream:
+            server.popen.send_signal(number)
+            server.wait_for(re.compile(r"(finishing 1 request, up to 30 s)"))
+            body = stream.content
+        assert body.endswith(b"data: [DONE]\n\n")
+        assert b'"finish_reason":"length"' in body
+        assert server.end() == 0
+
+
+def test_the_deadline_ends_open_streams_with_an_error() -> None:
+    with process("--port", "0", "--shutdown-timeout", "1", FAKE_STEP_NS="200000000") as server:
+        url = server.wait_for(READY)
+        with start_stream(url) as stream:
+            begin_s = time.monotonic()
+            server.popen.send_signal(signal.SIGTERM)
+            body = stream.content
+        assert server.end() == 0
+        assert time.monotonic() - begin_s < 8
+    assert b'"error":{"message":"the server is shutting down"' in body
+    assert body.endswith(b"data: [DONE]\n\n")
+
+
+def test_a_second_signal_ends_now() -> None:
+    with process("--port", "0", FAKE_STEP_NS="200000000") as server:
+        url = server.wait_for(READY)
+        with start_stream(url) as stream:
+            server.popen.send_signal(signal.SIGINT)
+            server.wait_for(re.compile(r"(again to stop now)"))
+            begin_s = time.monotonic()
+            server.popen.send_signal(signal.SIGINT)
+            assert b'"error":{"message":"the server was stopped"' in stream.content
+        assert server.end() == 0
+        assert time.monotonic() - begin_s < 8
+
+
+def test_a_signal_while_loading_ends_the_process() -> None:
+    with process("--port", str(free_port("127.0.0.1")), FAKE_LOAD_S="60") as server:
+        port = int(server.popen.args[-1])  # type: ignore[index,arg-type]
+        deadline_s = time.monotonic() + 30
+        while True:
+            assert time.monotonic() < deadline_s
+            try:
+                answer = requests.get(f"http://127.0.0.1:{port}/health", timeout=20)
+                break
+            except requests.ConnectionError:
+                time.sleep(0.05)
+        assert answer.status_code == 503
+        server.popen.send_signal(signal.SIGTERM)
+        assert server.end() == 0
+
+
+def test_a_dead_engine_ends_the_process() -> None:
+    """The open request gets its error, then a supervisor sees a non-zero exit."""
+    with process("--port", "0", FAKE_THROW_AT_STEP="12") as server:
+        url = server.wait_for(READY)
+        with start_stream(url) as stream:
+            body = stream.content
+        assert b'"error":{' in body
+        assert requests.get(f"{url}/health", timeout=20).status_code == 503
+        assert server.end() == 3
+
+
+def test_a_model_that_does_not_load_is_three_lines() -> None:
+    with process("--port", "0", FAKE_LOAD_FAILS="1") as server:
+        assert server.end() == 2
+    assert server.output.splitlines() == [
+        "error: the model is broken",
+        "seen: nothing good",
+        "try: another one",
+    ]
+
+
+def test_a_taken_port_is_told_before_the_model_loads() -> None:
+    with bind("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with process("--port", str(port), FAKE_LOAD_S="60") as server:
+            assert server.end() == 2
+    lines = server.output.splitlines()
+    assert len(lines) == 3
+    assert lines[0] == f"error: port {port} on 127.0.0.1 is in use"
+    assert f"process {os.getpid()} (" in lines[1]

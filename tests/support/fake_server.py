@@ -1,0 +1,67 @@
+"""`python -m support.fake_server`: the real command line and server over the core's FakeRunner.
+
+Everything is what `mlc_server serve` runs, except that no model is found, compiled or loaded.
+Environment: FAKE_STEP_NS, FAKE_THROW_AT_STEP, FAKE_LOAD_S, FAKE_LOAD_FAILS.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from mlc_server import _core
+from mlc_server.api.service import model_names
+from mlc_server.cli import http_server
+from mlc_server.cli.launch import LoadedModel
+from mlc_server.cli.main import main
+from mlc_server.cli.memory import KvPlan
+from mlc_server.cli.phases import Phases
+from mlc_server.errors import FormatError
+from mlc_server.settings import ServerSettings
+from support.byte_model import IS_SPECIAL, TOKEN_BYTES, VOCAB_SIZE, byte_prompts
+
+PAGE_SIZE = 16
+NUM_PAGES = 2048
+
+
+def fake_core(**runner_options: int) -> _core.Engine:
+    """A core engine over a FakeRunner whose tokens are bytes."""
+    runner = _core.FakeRunner(vocab_size=VOCAB_SIZE, page_size=PAGE_SIZE, **runner_options)
+    config = _core.EngineConfig(
+        max_batch_size=64,
+        prefill_chunk_size=256,
+        max_sequence_length=4096,
+        page_size=PAGE_SIZE,
+        num_pages=NUM_PAGES,
+        vocab_size=VOCAB_SIZE,
+        eos_token_ids=[256],
+    )
+    return _core.Engine(runner, _core.Vocabulary(TOKEN_BYTES, IS_SPECIAL), config)
+
+
+def load_model(settings: ServerSettings, phases: Phases) -> LoadedModel:
+    """Stands in for cli.launch.load_model."""
+    with phases.phase("fake model"):
+        time.sleep(float(os.environ.get("FAKE_LOAD_S", "0")))
+        if os.environ.get("FAKE_LOAD_FAILS"):
+            raise FormatError("the model is broken", seen="nothing good", hint="another one")
+    core = fake_core(
+        step_ns=int(os.environ.get("FAKE_STEP_NS", "0")),
+        throw_at_step=int(os.environ.get("FAKE_THROW_AT_STEP", "-1")),
+    )
+    return LoadedModel(
+        core=core,
+        vocab_size=VOCAB_SIZE,
+        prompts=byte_prompts(),
+        token_bytes=TOKEN_BYTES,
+        kv=KvPlan(NUM_PAGES, PAGE_SIZE, 1024, 4096),
+        id="fake",
+        names=model_names("fake"),
+        system_fingerprint="fp_fake",
+    )
+
+
+if __name__ == "__main__":
+    http_server.load_model = load_model
+    sys.exit(main())

@@ -1,0 +1,221 @@
+"""A real uvicorn server on a free loopback port, in a thread, over an engine that tests control."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import threading
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+import uvloop
+
+from mlc_server.api.app import create_app
+from mlc_server.api.http_protocol import BoundedHttpProtocol
+from mlc_server.api.service import EnginePort, ServedModel, Service, model_names
+from mlc_server.cli.ports import bind
+from mlc_server.engine import Delta, GenerationRequest, TokenLogprob
+from mlc_server.settings import ServerSettings
+from support.byte_model import EOS_ID, TOKEN_BYTES, VOCAB_SIZE, byte_prompts
+
+MODEL_ID = "test-model"
+MODEL_PATH = "./dist/test-model-q4f16_1-MLC/"
+CONTEXT_WINDOW = 4096
+
+
+@dataclass
+class Script:
+    """What a FakeEngine answers. `tokens` are the texts of one choice's tokens."""
+
+    tokens: list[str] = field(default_factory=lambda: ["An", " apple", " a", " day"])
+    finish_reason: str = "stop"
+    step_s: float = 0.0
+    hang_after: int | None = None  # no more tokens after this many
+    error: str | None = None  # instead of finishing
+    refuse: Exception | None = None  # raised by submit
+
+
+class FakeEngine:
+    """An EnginePort that plays a Script, one token of every choice per step, on the event loop."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.requests: list[GenerationRequest] = []
+        self.cancelled: list[int] = []
+        self.open: dict[int, asyncio.Task[None]] = {}
+        self.state = "ok"
+        self._ids = itertools.count()
+
+    def submit(self, request: GenerationRequest, sink: Callable[[list[Delta]], None]) -> int:
+        if self.script.refuse is not None:
+            raise self.script.refuse
+        self.requests.append(request)
+        handle = next(self._ids)
+        self.open[handle] = asyncio.ensure_future(self._play(handle, request, sink))
+        return handle
+
+    def cancel(self, handle: Any) -> None:
+        self.cancelled.append(handle)
+        task = self.open.pop(handle, None)
+        if task is not None:
+            task.cancel()
+
+    def health(self) -> str:
+        return self.state
+
+    async def _play(
+        self, handle: int, request: GenerationRequest, sink: Callable[[list[Delta]], None]
+    ) -> None:
+        script = self.script
+        limit = request.sampling.max_tokens
+        tokens = script.tokens if limit < 0 else script.tokens[:limit]
+        for position, text in enumerate(tokens):
+            if position == script.hang_after:
+                await asyncio.Event().wait()
+            await asyncio.sleep(script.step_s)
+            sink(
+                [
+                    self._delta(request, choice, position, text)
+                    for choice in range(request.num_choices)
+                ]
+            )
+        cut = len(tokens) < len(script.tokens)
+        reason = "error" if script.error else "length" if cut else script.finish_reason
+        self.open.pop(handle, None)
+        sink(
+            [
+                self._end(request, choice, len(tokens), reason)
+                for choice in range(request.num_choices)
+            ]
+        )
+
+    def _delta(self, request: GenerationRequest, choice: int, position: int, text: str) -> Delta:
+        token_id = 65 + position % 26
+        return Delta(
+            choice=choice,
+            text=text,
+            token_ids=[token_id],
+            logprobs=_logprobs(request, token_id),
+            prompt_tokens=len(request.prompt_ids),
+            completion_tokens=position + 1,
+        )
+
+    def _end(self, request: GenerationRequest, choice: int, count: int, reason: str) -> Delta:
+        return Delta(
+            choice=choice,
+            text="",
+            token_ids=[EOS_ID] if reason == "stop" else [],
+            finish_reason=reason,
+            prompt_tokens=len(request.prompt_ids),
+            completion_tokens=count + (reason == "stop"),
+            error=self.script.error,
+        )
+
+
+def _logprobs(request: GenerationRequest, token_id: int) -> list[TokenLogprob] | None:
+    if request.sampling.top_logprobs < 0:
+        return None
+    ranked = [(token_id + i, -0.5 - i) for i in range(request.sampling.top_logprobs)]
+    return [TokenLogprob(token_id, -0.5, ranked)]
+
+
+class LiveServer:
+    """A server under test. `on_loop(f)` runs f on its event loop and returns the result."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.service = Service(allow_any_model=settings.allow_any_model)
+        self.socket = bind("127.0.0.1", 0)
+        self.port: int = self.socket.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                create_app(settings, self.service),
+                http=BoundedHttpProtocol,
+                ws="none",
+                lifespan="off",
+                access_log=False,
+                log_config=None,
+                timeout_graceful_shutdown=2,
+            )
+        )
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(timeout=20)
+        assert not self._thread.is_alive()
+
+    def on_loop(self, work: Callable[[], Any]) -> Any:
+        async def call() -> Any:
+            return work()
+
+        return asyncio.run_coroutine_threadsafe(call(), self.loop).result(timeout=20)
+
+    def set_ready(self, engine: EnginePort) -> None:
+        model = ServedModel(
+            id=MODEL_ID,
+            names=model_names(MODEL_ID, MODEL_PATH),
+            context_window_size=CONTEXT_WINDOW,
+            vocab_size=VOCAB_SIZE,
+            system_fingerprint="fp_test",
+            prompts=byte_prompts(),
+            token_bytes=TOKEN_BYTES,
+            engine=engine,
+        )
+        self.on_loop(lambda: self.service.set_ready(model))
+
+    def _run(self) -> None:
+        try:
+            self.loop.run_until_complete(self._server.serve(sockets=[self.socket]))
+        finally:
+            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+            self.loop.close()
+            self.socket.close()
+
+
+@contextlib.contextmanager
+def live_server(
+    settings: ServerSettings | None = None, script: Script | None = None
+) -> Generator[tuple[LiveServer, FakeEngine], None, None]:
+    """A ready server over a FakeEngine."""
+    server = LiveServer(settings or ServerSettings())
+    engine = FakeEngine(script or Script())
+    server.start()
+    try:
+        server.set_ready(engine)
+        yield server, engine
+    finally:
+        server.stop()
+
+
+def chat_body(content: str = "hi", **fields: Any) -> dict[str, Any]:
+    """A minimal chat request with more fields."""
+    return {"messages": [{"role": "user", "content": content}], **fields}
+
+
+def raw_chat_request(body: dict[str, Any]) -> bytes:
+    """The same as bytes for a plain socket; the connection closes after the answer."""
+    content = json.dumps(body).encode()
+    return (
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: test\r\nconnection: close\r\n"
+        b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(content) + content
+    )
+
+
+def http_chunks(payload: bytes) -> Iterator[bytes]:
+    """The chunks of a chunked body, as framed."""
+    rest = payload
+    while rest:
+        size, _, rest = rest.partition(b"\r\n")
+        length = int(size, 16)
+        yield rest[:length]
+        assert rest[length : length + 2] == b"\r\n"
+        rest = rest[length + 2 :]
