@@ -2,6 +2,8 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <optional>
 #include <string>
@@ -148,6 +150,8 @@ void RegisterStats(py::module_& module) {
       .def_readonly("finished_error", &EngineStats::finished_error, "Choices.");
 }
 
+constexpr double kMaxStopTimeoutS = 3600.0;
+
 constexpr char kDrainDoc[] =
     "Everything since the last call, oldest first; re-arms the wake-up. One tuple per news:\n"
     "(request_id, choice, text, token_ids, logprobs, finish_reason, stop_reason, prompt_tokens,\n"
@@ -171,8 +175,14 @@ void RegisterEngine(py::module_& module) {
           "start", [](EngineHandle& handle) { ThrowIfError(handle.thread().Start()); }, release_gil,
           "Starts the engine thread, once.")
       .def(
-          "stop", [](EngineHandle& handle) { handle.thread().Stop(); }, release_gil,
-          "Finishes the current step, ends open requests with 'error' and joins the thread.")
+          "stop",
+          [](EngineHandle& handle, double timeout_s) {
+            return handle.thread().Stop(std::chrono::nanoseconds(
+                static_cast<int64_t>(std::clamp(timeout_s, 0.0, kMaxStopTimeoutS) * 1e9)));
+          },
+          py::arg("timeout_s") = 10.0, release_gil,
+          "Lets the current step finish, ends open requests with 'error' and joins the thread.\n\n"
+          "False when the step took longer than that: nobody has been answered then.")
       .def("submit", &Submit, py::arg("request_id"), py::arg("prompt_ids"), py::arg("sampling"),
            py::arg("num_choices") = 1, py::arg("priority") = 0,
            "Queues a request. prompt_ids: token ids, or their bytes as int32 in native order.\n\n"

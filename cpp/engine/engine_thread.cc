@@ -2,7 +2,6 @@
 
 #include <pthread.h>
 
-#include <chrono>
 #include <utility>
 
 namespace mlc_server {
@@ -10,57 +9,67 @@ namespace {
 
 // An idle engine still comes round this often, so that its heartbeat shows a living thread.
 constexpr std::chrono::milliseconds kIdleHeartbeat{200};
+// How long the destructor waits for a step.
+constexpr std::chrono::seconds kAbandonAfter{10};
 
 }  // namespace
 
-EngineThread::EngineThread(std::unique_ptr<Engine> engine) : engine_(std::move(engine)) {}
+EngineThread::EngineThread(std::unique_ptr<Engine> engine) : shared_(std::make_shared<Shared>()) {
+  shared_->engine = std::move(engine);
+  ended_ = shared_->ended.get_future();
+}
 
-EngineThread::~EngineThread() { Stop(); }
+EngineThread::~EngineThread() {
+  if (!Stop(kAbandonAfter)) {
+    thread_.detach();
+  }
+}
 
 Status EngineThread::Start() {
   std::lock_guard<std::mutex> lock(lifecycle_mutex_);
-  if (started_ || stop_requested_) {
+  if (started_ || shared_->stop_requested) {
     return Error{ErrorCode::kUnavailable, "", "the engine was started before"};
   }
   started_ = true;
-  thread_ = std::thread([this] { Loop(); });
+  thread_ = std::thread([shared = shared_] { Loop(shared.get()); });
   return std::nullopt;
 }
 
-void EngineThread::Stop() {
+bool EngineThread::Stop(std::chrono::nanoseconds timeout) {
   std::lock_guard<std::mutex> lock(lifecycle_mutex_);
-  stop_requested_ = true;
-  engine_->Wake();
+  shared_->stop_requested = true;
+  engine().Wake();
   if (thread_.joinable()) {
+    if (ended_.wait_for(timeout) != std::future_status::ready) {
+      return false;
+    }
     thread_.join();
   }
-  engine_->Shutdown();
+  engine().Shutdown();
+  return true;
 }
 
 std::string EngineThread::Health() const {
-  const std::string health = engine_->Health();
+  const std::string health = shared_->engine->Health();
   return health == "ok" && !started_ ? "not started" : health;
 }
 
 EngineStats EngineThread::Stats() const {
-  EngineStats stats = engine_->Stats();
+  EngineStats stats = shared_->engine->Stats();
   stats.alive = stats.alive && started_;
   return stats;
 }
 
-void EngineThread::Loop() {
+void EngineThread::Loop(Shared* shared) {
   pthread_setname_np(pthread_self(), "mlc-engine");
-  while (!stop_requested_) {
-    switch (engine_->Step()) {
-      case Engine::StepOutcome::kRan:
-        break;
-      case Engine::StepOutcome::kIdle:
-        engine_->WaitForWork(kIdleHeartbeat);
-        break;
-      case Engine::StepOutcome::kEnded:
-        return;
+  Engine::StepOutcome outcome = Engine::StepOutcome::kIdle;
+  while (!shared->stop_requested && outcome != Engine::StepOutcome::kEnded) {
+    outcome = shared->engine->Step();
+    if (outcome == Engine::StepOutcome::kIdle) {
+      shared->engine->WaitForWork(kIdleHeartbeat);
     }
   }
+  shared->ended.set_value();
 }
 
 }  // namespace mlc_server

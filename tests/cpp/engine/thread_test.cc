@@ -89,7 +89,7 @@ TEST(ManyThreadsSubmitAndCancelWhileOneReads) {
     submitter.join();
   }
   EXPECT_EQ(thread->Health(), "ok");
-  thread->Stop();
+  EXPECT_TRUE(thread->Stop(std::chrono::seconds(60)));
   EXPECT_EQ(thread->Health(), "stopped");
   EXPECT_EQ(static_cast<int64_t>(outcomes.size()), num_choices.load());
   int32_t num_cancelled = 0;
@@ -122,7 +122,7 @@ TEST(StopInTheMiddleAnswersEverySubmittedRequest) {
       }
     });
     std::this_thread::sleep_for(std::chrono::milliseconds(3));
-    thread->Stop();
+    EXPECT_TRUE(thread->Stop(std::chrono::seconds(60)));
     over = true;
     submitter.join();
     int64_t ends = 0;
@@ -157,6 +157,10 @@ TEST(HungStepShowsInTheHeartbeat) {
   EXPECT_FALSE(thread->engine().Submit(GreedyRequest(1, {5}, 1)).has_value());
   std::this_thread::sleep_for(std::chrono::milliseconds(300));
   EXPECT_GT(thread->Stats().heartbeat_age_ns, int64_t{100'000'000});
+  // A stop gives up on the step, and can be tried again.
+  EXPECT_FALSE(thread->Stop(std::chrono::milliseconds(1)));
+  EXPECT_TRUE(thread->Stop(std::chrono::seconds(60)));
+  EXPECT_EQ(thread->Health(), "stopped");
 }
 
 }  // namespace

@@ -1,0 +1,93 @@
+"""What goes into the engine and what comes out: plain values, no behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingOptions:
+    """How tokens are chosen and when generation ends.
+
+    Fields, ranges and "off" values are those of cpp/core/sampling_params.h, which checks them.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Sequence[tuple[int, float]] = ()
+    seed: int = 0  # uint64; the same seed and input give the same tokens
+    max_tokens: int = -1  # -1 is "until the context window is full"
+    min_tokens: int = 0
+    stop: Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
+    ignore_eos: bool = False
+    include_stop_str_in_output: bool = False
+    top_logprobs: int = -1  # -1 is no logprobs at all
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """A prompt to continue `num_choices` times. Lower `priority` runs first."""
+
+    prompt_ids: Sequence[int]
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    num_choices: int = 1
+    priority: int = 0
+
+
+class TokenLogprob(NamedTuple):
+    """Log-probability of a drawn token and of the most likely ones, most likely first."""
+
+    token_id: int
+    logprob: float
+    alternatives: list[tuple[int, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """News of one choice since its sink was last called.
+
+    `text` may lag behind `token_ids`, because bytes that may yet become part of a character or of
+    a stop string are held back. `logprobs`, where asked for, has one entry per token id. The last
+    delta of a choice has a `finish_reason`: "stop", "length", "cancelled" or "error".
+    """
+
+    choice: int
+    text: str
+    token_ids: list[int]
+    logprobs: list[TokenLogprob] | None = None
+    finish_reason: str | None = None
+    # The stop id or stop string that ended the choice; None for EOS.
+    stop_reason: int | str | None = None
+    prompt_tokens: int = 0
+    # Drawn so far, the token that ended the choice included.
+    completion_tokens: int = 0
+    # What went wrong, for the client, when finish_reason is "error".
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """Names a submitted request to the engine it was submitted to."""
+
+    request_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class CompletedChoice:
+    """The whole output of one choice."""
+
+    text: str
+    token_ids: list[int]
+    logprobs: list[TokenLogprob] | None
+    finish_reason: str
+    stop_reason: int | str | None
+    prompt_tokens: int
+    completion_tokens: int
