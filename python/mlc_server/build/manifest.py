@@ -93,6 +93,15 @@ def load_manifest(folder: Path) -> Manifest:
     Every tensor the architecture needs is there once, in a known scheme, with the right shape,
     inside a shard file of the right length. Weights themselves are not read.
     """
+    try:
+        return _load(folder)
+    except OSError as error:
+        raise FormatError(
+            f"{folder} cannot be read", seen=str(error), hint="check the files' permissions"
+        ) from error
+
+
+def _load(folder: Path) -> Manifest:
     if not folder.is_dir():
         raise FormatError(
             f"{folder} is not a model folder",

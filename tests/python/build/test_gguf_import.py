@@ -146,8 +146,7 @@ def test_configuration_and_template_arrive(tmp_path: Path) -> None:
     assert settings["eos_token"] == "<|im_end|>"
 
 
-def _set_arch(writer: GGUFWriter) -> None:
-    writer.add_string("general.architecture2", "x")
+def _make_mixture(writer: GGUFWriter) -> None:
     writer.add_uint32("llama.expert_count", 8)
 
 
@@ -173,7 +172,7 @@ def test_metadata_that_does_not_fit_the_tensors(
 def test_mixtures_and_unknown_tensors_are_refused(tmp_path: Path) -> None:
     config = tiny_config()
     weights = random_weights(config)
-    path = write_gguf(tmp_path / "moe.gguf", config, weights, edit=_set_arch)
+    path = write_gguf(tmp_path / "moe.gguf", config, weights, edit=_make_mixture)
     with pytest.raises(FormatError, match=r"llama\.expert_count"):
         open_gguf(path)
     extra = {"blk.0.attn_output.bias": np.zeros(64, np.float32)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mlc_server.build.manifest import load_manifest
 from mlc_server.errors import FormatError
@@ -261,6 +264,62 @@ def test_shard_of_another_length(tmp_path: Path, change: int) -> None:
     shard.write_bytes(data[:-1] if change < 0 else data + b"\0")
     with pytest.raises(FormatError, match="nbytes"):
         load_manifest(folder)
+
+
+_json_values = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=8),
+    st.just([]),
+    st.just({}),
+    st.lists(st.integers(-3, 400), max_size=3),
+)
+
+
+def _places(node: Any) -> list[tuple[Any, Any]]:
+    """Every (container, key) of a JSON document."""
+    items = node.items() if isinstance(node, dict) else enumerate(node)
+    found: list[tuple[Any, Any]] = []
+    for key, child in items:
+        found.append((node, key))
+        if isinstance(child, dict | list):
+            found += _places(child)
+    return found
+
+
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_mutated_folders_load_or_are_format_errors(pristine: Path, data: st.DataObject) -> None:
+    """Any one or two JSON values replaced or removed: no other exception, no bad record."""
+    originals = {name: (pristine / name).read_text() for name in MUTATED}
+    try:
+        for _ in range(data.draw(st.integers(1, 2))):
+            name = data.draw(st.sampled_from(MUTATED))
+            document = json.loads((pristine / name).read_text())
+            container, key = data.draw(st.sampled_from(_places(document)))
+            if data.draw(st.booleans()):
+                container[key] = data.draw(_json_values)
+            else:
+                del container[key]
+            (pristine / name).write_text(json.dumps(document))
+        with contextlib.suppress(FormatError):
+            manifest = load_manifest(pristine)
+            for record in manifest.tensors.values():
+                size = (pristine / record.shard).stat().st_size
+                assert 0 <= record.byte_offset <= record.byte_offset + record.nbytes <= size
+    finally:
+        for name, text in originals.items():
+            (pristine / name).write_text(text)
+
+
+MUTATED = ("mlc-chat-config.json", "tensor-cache.json")
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("mutated") / "m", "q4_min", num_layers=1)
 
 
 def test_absent_folder_and_absent_files(tmp_path: Path) -> None:
