@@ -101,11 +101,14 @@ def _uses_byte_level(tokenizer: Mapping[str, Any]) -> bool:
 
 def _byte_level_decoder() -> Callable[[str], bytes]:
     alphabet = byte_level_alphabet()
+    table = {ord(char): byte for char, byte in alphabet.items()}
+    # Characters outside the alphabet must not pass for bytes.
+    table.update({code: 0xFFFF for code in range(256) if chr(code) not in alphabet})
 
     def decode(token: str) -> bytes:
         try:
-            return bytes([alphabet[char] for char in token])
-        except KeyError:  # a token that never went through the alphabet stands for itself
+            return token.translate(table).encode("latin-1")
+        except UnicodeEncodeError:  # a token that never went through the alphabet
             return token.encode("utf-8", "replace")
 
     return decode
