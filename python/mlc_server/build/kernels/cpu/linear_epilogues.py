@@ -23,6 +23,10 @@ from mlc_server.build.kernels.cpu.vector_ops import let, quantize_group, silu, v
 Expr = Any  # a TIR expression (tvm ships no types)
 Buffer = Any
 
+_STAGED_VALUES = 2 * ROW_PADDING  # f32 values of one row that wait for SiLU: gate, up, gate, up
+# Rows per staging buffer: TVM keeps buffers below 1024 bytes on the stack, others on the heap.
+_STAGED_TOKENS = 3
+
 
 class Epilogue(ABC):
     """Receives the accumulators of one unit and some rows: begin, put (each vector), end."""
@@ -56,10 +60,7 @@ class Epilogue(ABC):
 
 
 class _Store(Epilogue):
-    """out = acc + bias (+ residual), straight from registers.
-
-    The last unit may hang over N: then its vectors leave lane by lane.
-    """
+    """out = acc + bias (+ residual), straight from registers; N is a multiple of 32."""
 
     def __init__(self, matrix: PackedMatrix, rows: Expr, residual: str | None) -> None:
         super().__init__(matrix)
@@ -71,18 +72,10 @@ class _Store(Epilogue):
 
     def put(self, token: int, output: Expr, lanes: int, value: Expr) -> None:
         column = let(self._unit * ROW_PADDING + output)
-        if self._matrix.rows % ROW_PADDING == 0:
-            self._store(self._row + token, column, lanes, value)
-            return
-        with builder.If(column + lanes <= self._matrix.rows):
-            with builder.Then():
-                self._store(self._row + token, column, lanes, value)
-            with builder.Else():
-                spill = scratch((lanes,))
-                builder.buffer_store(spill, value, [tirx.Ramp(0, 1, lanes)])
-                left = tirx.max(self._matrix.rows - column, 0)
-                with builder.serial(0, left) as lane:
-                    self._store(self._row + token, column + lane, 1, spill[lane])
+        self._store(self._row + token, column, lanes, value)
+
+    def end(self) -> None:
+        """Nothing is left to do: every vector was stored when it was put."""
 
     def _store(self, row: Expr, column: Expr, lanes: int, value: Expr) -> None:
         index = column if lanes == 1 else tirx.Ramp(column, 1, lanes)
@@ -94,8 +87,23 @@ class _Store(Epilogue):
             value = self._residual[row, index] + value
         builder.buffer_store(self._out, value, [row, index])
 
+
+class _RaggedStore(_Store):
+    """The same for any N: the last unit hangs over, so rows wait in L1 and leave value by value."""
+
+    def begin(self, unit: Expr, row: Expr, tokens: int) -> None:
+        super().begin(unit, row, tokens)
+        self._staged = scratch((tokens * ROW_PADDING,))
+
+    def put(self, token: int, output: Expr, lanes: int, value: Expr) -> None:
+        start = output + token * ROW_PADDING
+        builder.buffer_store(self._staged, value, [tirx.Ramp(start, 1, lanes)])
+
     def end(self) -> None:
-        """Nothing is left to do: every vector was stored when it was put."""
+        first = let(self._unit * ROW_PADDING)
+        count = let(tirx.min(self._matrix.rows - first, ROW_PADDING))
+        with builder.serial(0, self._tokens) as token, builder.serial(0, count) as i:
+            self._store(self._row + token, first + i, 1, self._staged[token * ROW_PADDING + i])
 
 
 class _GateUp(Epilogue):
@@ -105,22 +113,24 @@ class _GateUp(Epilogue):
 
     def begin(self, unit: Expr, row: Expr, tokens: int) -> None:
         super().begin(unit, row, tokens)
-        size = tokens * 2 * ROW_PADDING
-        self._staged = scratch((size,))
+        sizes = [min(_STAGED_TOKENS, tokens - first) for first in range(0, tokens, _STAGED_TOKENS)]
+        self._staged = [(size, scratch((size * _STAGED_VALUES,))) for size in sizes]
 
     def put(self, token: int, output: Expr, lanes: int, value: Expr) -> None:
-        start = output + token * 2 * ROW_PADDING
-        builder.buffer_store(self._staged, value, [tirx.Ramp(start, 1, lanes)])
+        _, buffer = self._staged[token // _STAGED_TOKENS]
+        start = output + token % _STAGED_TOKENS * _STAGED_VALUES
+        builder.buffer_store(buffer, value, [tirx.Ramp(start, 1, lanes)])
 
     def end(self) -> None:
-        with builder.serial(0, self._tokens) as token:
-            halves = []
-            for half in range(2):
-                start = token * 2 * ROW_PADDING + half * 2 * TILE_ROWS
-                gate = self._staged[tirx.Ramp(start, 1, TILE_ROWS)]
-                up = self._staged[tirx.Ramp(start + TILE_ROWS, 1, TILE_ROWS)]
-                halves.append(let(silu(gate, TILE_ROWS) * up))
-            self._finish(let(self._row + token), halves[0], halves[1])
+        for i, (size, buffer) in enumerate(self._staged):
+            with builder.serial(0, size) as token:
+                outputs = []
+                for half in range(2):
+                    start = token * _STAGED_VALUES + half * 2 * TILE_ROWS
+                    gate = buffer[tirx.Ramp(start, 1, TILE_ROWS)]
+                    up = buffer[tirx.Ramp(start + TILE_ROWS, 1, TILE_ROWS)]
+                    outputs.append(let(silu(gate, TILE_ROWS) * up))
+                self._finish(let(self._row + i * _STAGED_TOKENS + token), *outputs)
 
     @abstractmethod
     def _finish(self, row: Expr, low: Expr, high: Expr) -> None:
@@ -154,6 +164,11 @@ class _GateUpFloat(_GateUp):
     def _finish(self, row: Expr, low: Expr, high: Expr) -> None:
         size = self._matrix.part_rows
         column = let(self._unit * ROW_PADDING)
+        if size % ROW_PADDING == 0:
+            builder.buffer_store(self._out, low, [row, tirx.Ramp(column, 1, TILE_ROWS)])
+            start = column + TILE_ROWS
+            builder.buffer_store(self._out, high, [row, tirx.Ramp(start, 1, TILE_ROWS)])
+            return
         spill = scratch((ROW_PADDING,))
         builder.buffer_store(spill, low, [tirx.Ramp(0, 1, TILE_ROWS)])
         builder.buffer_store(spill, high, [tirx.Ramp(TILE_ROWS, 1, TILE_ROWS)])
@@ -168,4 +183,5 @@ def make_epilogue(kind: str, matrix: PackedMatrix, rows: Expr) -> Epilogue:
     if kind == "gate_up_float":
         return _GateUpFloat(matrix, rows)
     residual = {"store": None, "residual": "separate", "residual_inplace": "inplace"}[kind]
-    return _Store(matrix, rows, residual)
+    ragged = matrix.rows % ROW_PADDING != 0
+    return (_RaggedStore if ragged else _Store)(matrix, rows, residual)
