@@ -2,8 +2,10 @@
 
     python benchmarks/engine.py [MODEL] [--threads N] [--repeats N] [--json]
 
-MODEL is whatever `serve` takes; without one it is the default model. Every figure is the median of
-the repeats with their extremes. Prompts are random tokens, each used once; sampling is greedy.
+MODEL is whatever `serve` takes; without one it is the default model. "prefill N" is a prompt of N
+tokens up to its first output token; "decode xB at C" is B sequences decoding together, each after a
+prompt of C tokens, output tokens of all of them. Every figure is the median of the repeats with
+their extremes. Prompts are random tokens, each used once; sampling is greedy.
 """
 
 from __future__ import annotations
@@ -119,7 +121,7 @@ class Benchmark:
         for _ in range(self._repeats + 1):
             rates.append(tokens / self._harness.generate(tokens, 1).first_token_s)
         operations = self._traffic.operations_per_token * statistics.median(rates[1:])
-        return self._row(f"prefill, {tokens} tokens", rates, None, _percent(operations, self._int8))
+        return self._row(f"prefill {tokens}", rates, None, _percent(operations, self._int8))
 
     def decode(self, context: int, batch: int) -> Row:
         """`context` 0 is a prompt of one token; a batch has short prompts of its own."""
@@ -131,8 +133,7 @@ class Benchmark:
         kv_tokens = batch * (prompt + DECODE_TOKENS / 2)
         step_bytes = self._traffic.weight_bytes + kv_tokens * self._traffic.kv_bytes_per_token
         read = step_bytes * statistics.median(rates[1:]) / batch
-        streams = "1 stream" if batch == 1 else f"{batch} streams"
-        name = f"decode, {streams}, context {context}"
+        name = f"decode x{batch} at {context}"
         return self._row(name, rates, _percent(read, self._read), None)
 
     def _row(self, name: str, rates: list[float], read: float | None, int8: float | None) -> Row:
@@ -213,9 +214,10 @@ def report_table(report: Report) -> Table:
         f"loaded in {report.load_s:.2f} s; peak RSS {report.peak_rss_mb:.0f} MB with "
         f"{report.weight_mb:.0f} MB of weights and {report.kv_mb:.0f} MB of KV"
     )
-    table = Table("workload", title=title, caption=caption)
+    table = Table(title=title, caption=caption)
+    table.add_column("workload", no_wrap=True)
     for column in ("tokens/s", "spread", "of bandwidth", "of int8 peak"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for row in report.rows:
         shares = (row.of_bandwidth, row.of_int8)
         table.add_row(
