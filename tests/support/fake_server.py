@@ -52,7 +52,6 @@ def load_model(settings: ServerSettings, phases: Phases) -> LoadedModel:
     )
     return LoadedModel(
         core=core,
-        vocab_size=VOCAB_SIZE,
         prompts=byte_prompts(),
         token_bytes=TOKEN_BYTES,
         kv=KvPlan(NUM_PAGES, PAGE_SIZE, 1024, 4096),

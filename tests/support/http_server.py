@@ -20,7 +20,7 @@ from mlc_server.api.service import EnginePort, ServedModel, Service, model_names
 from mlc_server.cli.ports import bind
 from mlc_server.engine import Delta, GenerationRequest, TokenLogprob
 from mlc_server.settings import ServerSettings
-from support.byte_model import EOS_ID, TOKEN_BYTES, VOCAB_SIZE, byte_prompts
+from support.byte_model import EOS_ID, TOKEN_BYTES, byte_prompts
 
 MODEL_ID = "test-model"
 MODEL_PATH = "./dist/test-model-q4f16_1-MLC/"
@@ -164,7 +164,6 @@ class LiveServer:
             id=MODEL_ID,
             names=model_names(MODEL_ID, MODEL_PATH),
             context_window_size=CONTEXT_WINDOW,
-            vocab_size=VOCAB_SIZE,
             system_fingerprint="fp_test",
             prompts=byte_prompts(),
             token_bytes=TOKEN_BYTES,

@@ -81,6 +81,11 @@ class RequestLog:
 
     def _trace(self, event: str, **details: object) -> None:
         if self._tracing:
-            at_us = int((time.perf_counter() - self._begin_s) * 1e6)
-            record = {"event": event, "request": self._request_id, "at_us": at_us, **details}
+            record = {
+                "event": event,
+                "request": self._request_id,
+                "unix_s": round(time.time(), 6),
+                "at_us": int((time.perf_counter() - self._begin_s) * 1e6),
+                **details,
+            }
             tracer.info("%s", json.dumps(record))

@@ -42,7 +42,6 @@ class ServedModel:
     id: str
     names: frozenset[str]
     context_window_size: int
-    vocab_size: int
     system_fingerprint: str
     prompts: PromptBuilder
     token_bytes: Sequence[bytes]

@@ -22,10 +22,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from mlc_server import __version__, _core
 from mlc_server.api.service import ServedModel, model_names
-from mlc_server.build.compile import library_for, library_key
+from mlc_server.build.compile import library_key
 from mlc_server.build.manifest import Manifest, load_manifest
 from mlc_server.build.sources import DEFAULT_MODEL, prepare_model
 from mlc_server.cli.common import default_cache_dir, show_bytes
+from mlc_server.cli.compile_worker import compile_apart
 from mlc_server.cli.memory import KvPlan, available_bytes, plan_kv
 from mlc_server.cli.phases import Phases
 from mlc_server.cli.progress import ProgressReport
@@ -49,7 +50,6 @@ class LoadedModel:
     """A core engine with its model in memory, not yet started."""
 
     core: _core.Engine
-    vocab_size: int
     prompts: PromptBuilder
     token_bytes: list[bytes]
     kv: KvPlan
@@ -65,7 +65,6 @@ class LoadedModel:
             id=self.id,
             names=self.names,
             context_window_size=self.kv.context_window,
-            vocab_size=self.vocab_size,
             system_fingerprint=self.system_fingerprint,
             prompts=self.prompts,
             token_bytes=self.token_bytes,
@@ -105,7 +104,8 @@ class RunningModel:
             f"model    {self.model.id}, context {self.model.context_window_size:,} tokens",
             f"KV cache {self.kv.describe()}",
             f"docs     {url}/docs",
-            f"try      curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'",
+            f"try      curl {url}/v1/chat/completions "
+            f"-H 'Content-Type: application/json' -d '{body}'",
         ]
 
     def close(self) -> None:
@@ -126,15 +126,15 @@ def load_model(settings: ServerSettings, phases: Phases) -> LoadedModel:
             texts, special = token_bytes(folder / "tokenizer.json", manifest.model.vocab_size)
             phase.note = str(folder)
         with phases.phase("model library") as phase:
-            library, phase.note = _find_library(manifest, settings, cache_dir, progress)
+            library, phase.note = _find_library(manifest, settings, cache_dir)
         with phases.phase("load weights") as phase:
             threads = settings.threads or len(os.sched_getaffinity(0))
             runner = _load_runner(library, folder, threads, progress)
-            weight_bytes = runner.info.weight_bytes
-            phase.note = f"{show_bytes(weight_bytes)}, {threads} threads"
+            phase.note = f"{show_bytes(runner.info.weight_bytes)}, {threads} threads"
     with phases.phase("KV cache") as phase:
         kv = _plan_kv(settings, manifest, runner.info)
-        core = _make_engine(settings, runner, prompts, texts, special, kv)
+        vocabulary = _core.Vocabulary(texts, special)
+        core = _make_engine(settings, runner, prompts, vocabulary, kv)
         phase.note = kv.describe()
     model_id = settings.served_model_name or (
         DEFAULT_MODEL_ID if settings.model is None else folder.name
@@ -142,7 +142,6 @@ def load_model(settings: ServerSettings, phases: Phases) -> LoadedModel:
     given = (folder.name, settings.model or DEFAULT_MODEL_ID)
     return LoadedModel(
         core=core,
-        vocab_size=runner.info.vocab_size,
         prompts=prompts,
         token_bytes=texts,
         kv=kv,
@@ -153,14 +152,17 @@ def load_model(settings: ServerSettings, phases: Phases) -> LoadedModel:
 
 
 def _find_library(
-    manifest: Manifest, settings: ServerSettings, cache_dir: Path, progress: ProgressCallback
+    manifest: Manifest, settings: ServerSettings, cache_dir: Path
 ) -> tuple[Path, str]:
+    """(path, how it came about)."""
     if settings.model_lib is not None:
         return settings.model_lib, str(settings.model_lib)
     libraries = cache_dir / "libraries"
-    cached = (libraries / f"{library_key(manifest, settings.device)}.so").exists()
-    path = library_for(manifest, settings.device, libraries, progress)
-    return path, f"{'cached' if cached else 'compiled into'} {path}"
+    path = libraries / f"{library_key(manifest, settings.device)}.so"
+    if path.exists():
+        return path, f"cached {path}"
+    compile_apart(manifest.folder, settings.device, libraries)
+    return path, f"compiled into {path}"
 
 
 def _load_runner(
@@ -203,8 +205,7 @@ def _make_engine(
     settings: ServerSettings,
     runner: _core.TvmRunner,
     prompts: PromptBuilder,
-    texts: list[bytes],
-    special: list[bool],
+    vocabulary: _core.Vocabulary,
     kv: KvPlan,
 ) -> _core.Engine:
     info = runner.info
@@ -219,7 +220,6 @@ def _make_engine(
         eos_token_ids=[i for i in prompts.stop.token_ids if i < info.vocab_size],
         strip_leading_space=prompts.tokenizer.strips_leading_space,
     )
-    vocabulary = _core.Vocabulary(texts, special)
     return _explained(
         lambda: _core.Engine(runner, vocabulary, config),
         hint="a smaller --max-total-seq-length, --max-batch-size or --prefill-chunk-size",
@@ -231,9 +231,7 @@ def _explained(build: Callable[[], _T], *, hint: str) -> _T:
     try:
         return build()
     except _core.CoreError as error:
-        raise UserError(
-            error.message, seen=error.param or error.code, hint=hint
-        ) from error
+        raise UserError(error.message, seen=error.param or error.code, hint=hint) from error
 
 
 def _tvm_runtime() -> Path:

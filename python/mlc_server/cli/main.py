@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import time
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -25,6 +26,7 @@ COMMANDS = {
     "gen_config": "write the mlc-chat-config.json of a model folder",
     "compile": "compile a model library for a target",
 }
+STARTED_S = time.monotonic()
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 

@@ -21,9 +21,10 @@ class Phase:
 class Phases:
     """Prints phases as they end; durations sum to the total."""
 
-    def __init__(self, output: TextIO | None = None) -> None:
+    def __init__(self, begin_s: float | None = None, output: TextIO | None = None) -> None:
+        """`begin_s` on time.monotonic() is when it all began; None is now."""
         self._output = output or sys.stdout
-        self._begin_s = time.monotonic()
+        self._begin_s = time.monotonic() if begin_s is None else begin_s
         self._last_s = self._begin_s
 
     @contextmanager

@@ -242,3 +242,10 @@ def _configure_logging(settings: ServerSettings) -> None:
     )
     # uvicorn announces its own life; the phases and the ready line do that here.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    if settings.enable_tracing:
+        tracer = logging.getLogger("mlc_server.trace")
+        tracer.setLevel(logging.INFO)
+        tracer.propagate = False
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        tracer.addHandler(handler)

@@ -58,15 +58,8 @@ class Tokenizer:
         token_id = self._inner.token_to_id(token)
         return token_id if token_id in self._special_ids else None
 
-    def text_of(self, token_id: int) -> str | None:
-        return self._inner.id_to_token(token_id)
-
     @property
     def strips_leading_space(self) -> bool:
         """Whether decoding drops the space that sentencepiece puts before a text's first word."""
         token_id = self._inner.token_to_id("\u2581a")
         return token_id is not None and self._inner.decode([token_id]) == "a"
-
-    @property
-    def size(self) -> int:
-        return self._inner.get_vocab_size(with_added_tokens=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -103,11 +104,24 @@ def test_start_answer_and_graceful_end() -> None:
         assert answer["model"] == "fake"
         server.popen.send_signal(signal.SIGTERM)
         assert server.end() == 0
-    assert re.search(r"^  fake model +\d+\.\d\d s", server.output, re.MULTILINE)
-    assert re.search(r"^  warm up +\d+\.\d\d s", server.output, re.MULTILINE)
+    durations = re.findall(r"^  [a-z ]+? +(\d+\.\d\d) s", server.output, re.MULTILINE)
+    total = re.search(r"^ready in (\d+\.\d) s", server.output, re.MULTILINE)
+    assert total is not None
+    assert sum(map(float, durations)) == pytest.approx(float(total[1]), abs=0.2)
+    for name in ("imports", "fake model", "warm up"):
+        assert f"\n  {name} " in "\n" + server.output
     assert "curl" in server.output
-    for event in ("received", "submitted", "first_token", "choice_finished", "ended"):
-        assert f'{{"event": "{event}"' in server.output
+    traced = [json.loads(line) for line in server.lines if line.startswith('{"event"')]
+    assert [record["event"] for record in traced] == [
+        "received",
+        "submitted",
+        "first_token",
+        "choice_finished",
+        "ended",
+    ]
+    assert len({record["request"] for record in traced}) == 1
+    times_us = [record["at_us"] for record in traced]
+    assert times_us == sorted(times_us)
     assert "Traceback" not in server.output
 
 
@@ -180,10 +194,10 @@ def test_a_dead_engine_ends_the_process() -> None:
 def test_a_model_that_does_not_load_is_three_lines() -> None:
     with process("--port", "0", FAKE_LOAD_FAILS="1") as server:
         assert server.end() == 2
-    assert server.output.splitlines() == [
-        "error: the model is broken",
-        "seen: nothing good",
-        "try: another one",
+    assert [line for line in server.lines if not line.startswith("  ")] == [
+        "error: the model is broken\n",
+        "seen: nothing good\n",
+        "try: another one\n",
     ]
 
 
