@@ -216,14 +216,14 @@ def report_table(report: Report) -> Table:
     )
     table = Table(title=title, caption=caption)
     table.add_column("workload", no_wrap=True)
-    for column in ("tokens/s", "spread", "of bandwidth", "of int8 peak"):
+    for column in ("tokens/s", "spread", "bandwidth", "int8 peak"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in report.rows:
         shares = (row.of_bandwidth, row.of_int8)
         table.add_row(
             row.name,
-            f"{row.tokens_s:,.1f}",
-            f"{row.low:,.1f} to {row.high:,.1f}",
+            f"{row.tokens_s:,.0f}",
+            f"{row.low:,.0f} to {row.high:,.0f}",
             *("" if share is None else f"{share:.0f} %" for share in shares),
         )
     return table
