@@ -84,9 +84,11 @@ class EngineHandle {
  public:
   EngineHandle(RunnerHandle& runner, std::shared_ptr<Vocabulary> vocabulary,
                const EngineConfig& config) {
-    py::gil_scoped_release release;
-    thread_ = std::make_unique<EngineThread>(ValueOrThrow(Engine::Create(
-        runner.runner, std::move(vocabulary), config, std::make_shared<SteadyClock>())));
+    {
+      py::gil_scoped_release release;  // allocating KV may take a while
+      thread_ = std::make_unique<EngineThread>(ValueOrThrow(Engine::Create(
+          runner.runner, std::move(vocabulary), config, std::make_shared<SteadyClock>())));
+    }
     runner.used_by_engine = true;
     runner.num_pages = config.num_pages;
   }
