@@ -10,12 +10,12 @@ namespace mlc_server {
 // Facts about the loaded model that the engine sizes itself by.
 struct ModelInfo {
   int32_t vocab_size = 0;
-  int32_t page_size = 0;        // tokens per KV page
-  int32_t max_rows = 0;         // most tokens in one Run()
-  int32_t max_logit_rows = 0;   // most logit rows in one Run()
-  int32_t context_window = 0;   // longest sequence the model was made for, tokens
-  int64_t bytes_per_page = 0;   // KV bytes of one page over all layers
-  int64_t weight_bytes = 0;     // resident bytes of the packed weights
+  int32_t page_size = 0;       // tokens per KV page
+  int32_t max_rows = 0;        // most tokens in one Run()
+  int32_t max_logit_rows = 0;  // most logit rows in one Run()
+  int32_t context_window = 0;  // longest sequence the model was made for, tokens
+  int64_t bytes_per_page = 0;  // KV bytes of one page over all layers
+  int64_t weight_bytes = 0;    // resident bytes of the packed weights
 };
 
 // One step's mixed batch in plain tables. M rows (tokens), B sequences, L logit rows.

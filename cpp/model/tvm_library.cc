@@ -5,6 +5,7 @@
 #include <tvm/ffi/error.h>
 #include <tvm/ffi/string.h>
 
+#include <exception>
 #include <utility>
 #include <vector>
 
@@ -47,6 +48,8 @@ Result<TvmLibrary> OpenTvmLibrary(const std::string& path) {
     return TvmLibrary{path, executable, machine, Find(machine, "forward"), std::string(metadata)};
   } catch (const ffi::Error& error) {
     return Unusable(path, error.message());
+  } catch (const std::exception& error) {  // what a damaged file makes of the loader
+    return Unusable(path, error.what());
   }
 }
 

@@ -94,6 +94,31 @@ TEST(MetadataEntriesStayInsideTheArenaAndApart) {
   ExpectRefused("\"uint32\"", "\"uint128\"", "holds \"uint128\"");
 }
 
+// No prefix of the metadata and no change of one byte in it may do worse than be refused.
+TEST(MetadataSurvivesDamage) {
+  const std::string text = kMetadata;
+  for (size_t length = 0; length < text.size(); ++length) {
+    EXPECT_FALSE(ParseLibraryMetadata(text.substr(0, length), "x.so").ok());
+  }
+  int accepted = 0;
+  for (size_t at = 0; at < text.size(); ++at) {
+    for (const char byte : {'9', '-', '"', ']', '\0', '\xff'}) {
+      std::string changed = text;
+      changed[at] = byte;
+      const Result<LibraryMetadata> result = ParseLibraryMetadata(changed, "x.so");
+      if (!result.ok()) {
+        continue;
+      }
+      ++accepted;
+      for (const WeightEntry& entry : result.value().entries) {
+        EXPECT_LE(entry.offset + entry.nbytes, result.value().arena_bytes);
+        EXPECT_EQ(entry.offset % 64, 0);
+      }
+    }
+  }
+  EXPECT_GT(accepted, 0);
+}
+
 TEST(ModelFolderOfAnotherModelIsRefusedNamingBoth) {
   ExpectConfigRefused("\"num_hidden_layers\": 30", "\"num_hidden_layers\": 32",
                       "model_config.num_hidden_layers is 32, x.so was compiled for 30");
