@@ -6,79 +6,14 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import requests
 
 from mlc_server.cli.ports import bind, free_port
 from support.http_server import chat_body
-
-TESTS = Path(__file__).parents[2]
-READY = re.compile(r"listening on (http://127\.0\.0\.1:\d+)$")
-
-
-class Process:
-    """`python -m support.fake_server` with its output collected as it comes."""
-
-    def __init__(self, *argv: str, **environment: str) -> None:
-        paths = [str(TESTS), *filter(None, os.environ.get("PYTHONPATH", "").split(":"))]
-        self.popen = subprocess.Popen(
-            [sys.executable, "-m", "support.fake_server", *argv],
-            env={**os.environ, **environment, "PYTHONPATH": ":".join(paths)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            bufsize=1,
-        )
-        self.lines: list[str] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.popen.stdout is not None
-        self.lines.extend(iter(self.popen.stdout.readline, ""))
-
-    @property
-    def output(self) -> str:
-        return "".join(self.lines)
-
-    def wait_for(self, pattern: re.Pattern[str], timeout_s: float = 60) -> str:
-        """The first group of the pattern's first match in a line."""
-        deadline_s = time.monotonic() + timeout_s
-        while time.monotonic() < deadline_s:
-            for line in list(self.lines):
-                if match := pattern.search(line.rstrip("\n")):
-                    return match[1]
-            assert self.popen.poll() is None or self._reader.is_alive(), self.output
-            time.sleep(0.02)
-        raise AssertionError(self.output)
-
-    def end(self, timeout_s: float = 30) -> int:
-        """Waits for the end; returns the exit code."""
-        code = self.popen.wait(timeout_s)
-        self._reader.join(timeout=5)
-        return code
-
-
-@contextmanager
-def process(*argv: str, **environment: str) -> Iterator[Process]:
-    running = Process(*argv, **environment)
-    try:
-        yield running
-    finally:
-        if running.popen.poll() is None:
-            running.popen.kill()
-        running.popen.wait()
-        running._reader.join(timeout=5)
-        assert running.popen.stdout is not None
-        running.popen.stdout.close()
+from support.server_process import READY, process
 
 
 def start_stream(url: str) -> requests.Response:
