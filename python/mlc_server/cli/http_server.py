@@ -48,8 +48,9 @@ def serve_forever(settings: ServerSettings, sock: socket.socket) -> int:
     """
     host = ServerHost(settings, sock)
     code = _run_on_new_loop(host.run())
-    if host.loading:
-        # The loader cannot be interrupted, and the interpreter must not be taken down under it.
+    if host.loading or code == EXIT_ENGINE_DEAD:
+        # The loader cannot be interrupted, nor can a hung engine be joined; both run without the
+        # interpreter's lock, so it must not be taken down under them.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -120,9 +121,9 @@ class ServerHost:
         with phases.phase("warm up") as phase:
             self._running = await loaded.start()
             phase.note = await self._running.warm_up()
-        # Everything made so far lives as long as the process: never scan it again.
-        gc.collect()
-        gc.freeze()
+            # Everything made so far lives as long as the process: never scan it again.
+            gc.collect()
+            gc.freeze()
         if self.service.phase is not Phase.LOADING:
             return
         self.service.set_ready(self._running.model)

@@ -6,7 +6,6 @@ event loop that will serve.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import importlib.util
 import os
@@ -30,8 +29,8 @@ from mlc_server.cli.compile_worker import compile_apart
 from mlc_server.cli.memory import KvPlan, available_bytes, plan_kv
 from mlc_server.cli.phases import Phases
 from mlc_server.cli.progress import ProgressReport
-from mlc_server.engine import AsyncEngine, Delta, GenerationRequest, SamplingOptions
-from mlc_server.errors import UserError
+from mlc_server.engine import AsyncEngine, GenerationRequest, SamplingOptions
+from mlc_server.errors import RequestError, UserError
 from mlc_server.settings import ServerSettings
 from mlc_server.text.prompt import PromptBuilder
 from mlc_server.text.vocabulary import token_bytes
@@ -82,18 +81,19 @@ class RunningModel:
     kv: KvPlan
 
     async def warm_up(self) -> str:
-        """Answers one short prompt, so that the first client does not pay for cold memory."""
+        """Answers one short prompt, so that the first client does not pay for cold memory.
+
+        Returns what it took, in words; raises UserError if the model cannot answer.
+        """
         begin_s = time.perf_counter()
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         prompt_ids = self.model.prompts.build([{"role": "user", "content": "Hello"}])
-
-        def sink(deltas: list[Delta]) -> None:
-            if any(delta.finish_reason is not None for delta in deltas) and not done.done():
-                done.set_result(None)
-
         sampling = SamplingOptions(temperature=0.0, max_tokens=_WARM_UP_TOKENS, ignore_eos=True)
-        self.engine.submit(GenerationRequest(prompt_ids=prompt_ids, sampling=sampling), sink)
-        await done
+        try:
+            await self.engine.collect(GenerationRequest(prompt_ids=prompt_ids, sampling=sampling))
+        except RequestError as error:
+            raise UserError(
+                "the model cannot answer", seen=error.message, hint="convert or compile it again"
+            ) from error
         elapsed_ms = (time.perf_counter() - begin_s) * 1e3
         return f"{len(prompt_ids)} + {_WARM_UP_TOKENS} tokens in {elapsed_ms:.0f} ms"
 
