@@ -70,12 +70,22 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_headers = False
-        self._set_deadline(limits.BODY_TIMEOUT_S.default)
         super().on_headers_complete()
+        if self.pipeline:
+            self._clear_deadline()  # its body is not read before the answers ahead of it are out
+        else:
+            self._set_deadline(limits.BODY_TIMEOUT_S.default)
 
     def on_message_complete(self) -> None:
         self._clear_deadline()
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        # The next pipelined request begins now, and its deadline with it.
+        half = not self.pipeline and self.cycle.more_body and not self.cycle.response_complete
+        if half and self._deadline is None and not self.transport.is_closing():
+            self._set_deadline(limits.BODY_TIMEOUT_S.default)
 
     def _count_header_bytes(self, count: int) -> None:
         self._header_bytes += count

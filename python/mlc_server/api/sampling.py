@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 
 from mlc_server.engine import GenerationRequest, SamplingOptions
-from mlc_server.errors import ContextOverflow
+from mlc_server.errors import ContextOverflow, InvalidRequest
 from mlc_server.limits import MAX_STOP_STRINGS
 from mlc_server.protocol.chat import ChatCompletionRequest
 from mlc_server.text.prompt import StopRules
@@ -35,10 +35,19 @@ def generation_request(
 
 
 def sampling_options(request: ChatCompletionRequest, stop: StopRules) -> SamplingOptions:
-    """Fills in OpenAI's defaults. Without a seed a random one is drawn, so answers differ."""
+    """Fills in OpenAI's defaults. Without a seed a random one is drawn, so answers differ.
+
+    Raises InvalidRequest when the model's own stop strings leave no room for the request's.
+    """
     top_p, top_k = _nucleus(request.top_p, request.top_k)
-    # The template's own stop strings come first; the engine takes MAX_STOP_STRINGS in all.
-    strings = (*stop.strings, *request.stop)[: MAX_STOP_STRINGS.default]
+    strings = (*stop.strings, *request.stop)
+    if len(strings) > MAX_STOP_STRINGS.default:
+        allowed = MAX_STOP_STRINGS.default - len(stop.strings)
+        raise InvalidRequest(
+            f"stop: must have at most {allowed} strings, since the model has "
+            f"{len(stop.strings)} of its own; got {len(request.stop)}",
+            param="stop",
+        )
     seed = secrets.randbits(64) if request.seed is None else request.seed & _UINT64_MASK
     top_logprobs = (request.top_logprobs or 0) if request.logprobs else _NO_LOGPROBS
     return SamplingOptions(

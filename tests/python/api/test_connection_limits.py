@@ -56,6 +56,17 @@ def test_half_a_request_is_cut_off(server: Server, sent: bytes) -> None:
         assert time.perf_counter() - begin_s < 4
 
 
+def test_half_a_request_behind_a_whole_one_is_cut_off(server: Server) -> None:
+    """The first is answered, although that takes longer than the second's deadline."""
+    server[1].script.step_s = 0.5
+    whole = raw_chat_request(chat_body(stream=True)).replace(b"connection: close\r\n", b"")
+    with socket.create_connection(("127.0.0.1", server[0].port)) as sock:
+        sock.sendall(whole + raw_chat_request(chat_body("x" * 200))[:200])
+        answer = until_closed(sock)
+    assert answer.count(b"HTTP/1.1 200 OK") == 1
+    assert b"data: [DONE]" in answer
+
+
 def test_a_drip_of_header_bytes_does_not_extend_the_deadline(server: Server) -> None:
     with socket.create_connection(("127.0.0.1", server[0].port)) as sock:
         begin_s = time.perf_counter()
