@@ -74,22 +74,23 @@ def _add_model_flags(group: Any) -> None:
 
 
 def _add_engine_flags(group: Any) -> None:
-    def count(limit: limits.Limit, high: int, *aliases: str, low: int = 1) -> None:
-        default = limit.default or "automatic"
+    def count(limit: limits.Limit, high: int, *aliases: str) -> None:
+        automatic = limit.default == 0
+        default = "0, or None" if automatic else f"{limit.default} {limit.unit}"
         group.add_argument(
             limit.flag,
             *aliases,
-            type=integer(low, high, none=0 if limit.default == 0 else None),
+            type=integer(0, high, none=0) if automatic else integer(1, high),
             default=limit.default,
             metavar="N",
-            help=f"{limit.meaning}; {limit.unit}, default: {default}",
+            help=f"{limit.meaning}; default: {default}",
         )
 
     count(limits.THREADS, 1024)
     count(limits.MAX_BATCH_SIZE, 4096, "--max-num-seqs")
     count(limits.MAX_TOTAL_SEQ_LENGTH, _MAX_TOKENS)
     count(limits.PREFILL_CHUNK_SIZE, 1 << 16, "--max-num-batched-tokens")
-    count(limits.CONTEXT_WINDOW_SIZE, _MAX_TOKENS, "--max-model-len", low=2)
+    count(limits.CONTEXT_WINDOW_SIZE, _MAX_TOKENS, "--max-model-len")
     count(limits.MAX_QUEUE_SIZE, 1 << 20)
 
 
