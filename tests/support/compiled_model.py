@@ -81,8 +81,7 @@ class CompiledModel:
             tables["ids"] += chunk.token_ids
             tables["positions"] += positions
             tables["slots"] += [
-                pages[p // self.page_size] * self.page_size + p % self.page_size
-                for p in positions
+                pages[p // self.page_size] * self.page_size + p % self.page_size for p in positions
             ]
             page_table += pages
             page_offsets.append(len(page_table))

@@ -90,16 +90,13 @@ def compile_library(
     """
     linker = _find_linker()
     progress(_PHASE, 0, _STEPS)
-    import tvm  # noqa: PLC0415 - takes more than a second
-
-    from mlc_server.build.kernels.cpu import pipeline  # noqa: PLC0415 - imports TVM
+    from mlc_server.build.kernels.cpu.pipeline import build_library  # noqa: PLC0415 - imports TVM
 
     resolved = resolve_target(target) if isinstance(target, str) else target
     progress(_PHASE, 1, _STEPS)
     module = _library_module(manifest, resolved)
     progress(_PHASE, 2, _STEPS)
-    pipeline.register()
-    executable = tvm.compile(module, target=resolved.target, tir_pipeline=pipeline.PIPELINE)
+    executable = build_library(module, resolved.target)
     progress(_PHASE, 3, _STEPS)
     _link(executable, out_path, linker)
     progress(_PHASE, _STEPS, _STEPS)

@@ -22,7 +22,7 @@ _CPUINFO_NAMES = {"bmi": "bmi1"}
 
 @dataclass(frozen=True)
 class CompileTarget:
-    """`target`: a tvm Target; `feature_level`: name of its VectorIsa; `description` is for people."""
+    """`target`: a tvm Target; `feature_level`: its VectorIsa's name; `description`: for people."""
 
     target: Any
     description: str

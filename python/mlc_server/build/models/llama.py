@@ -1,4 +1,4 @@
-"""Llama and its kin (Mistral, Qwen2): the step function over a mixed batch.
+"""Llama and its kin (Mistral): the step function over a mixed batch.
 
 A layer is eight calls of hand-scheduled kernels: norm, qkv, rotary with the KV write, attention,
 o_proj with the residual, norm, gate_up with SiLU, down_proj with the residual. Activations are
@@ -7,7 +7,7 @@ quantised by the kernel that makes them, when the linear layer that reads them i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from mlc_server.build.kernels.cpu.rope import rotary_kernel, rotary_table_kernel
 from mlc_server.build.kernels.cpu.vector_ops import GROUP
 from mlc_server.build.library_metadata import Limits, WeightLayout
 from mlc_server.build.manifest import ModelConfig
-from mlc_server.build.models.calls import KernelCalls, constant, inputs_first, placeholder
+from mlc_server.build.models.calls import KernelCalls, Workspace, constant, inputs_first
 
 # f32 [M, K], or quantised: xq i8 [M, K], xs f32, xi i32, xss f32 [M, K / 32].
 Activations = list[Tensor]
@@ -49,13 +49,16 @@ class Step:
 
 
 class Context:
-    """What all modules share: the model's sizes, the arena's layout, the target, the kernels."""
+    """What all modules share: sizes, the arena's layout, the target, kernels and workspace."""
 
-    def __init__(self, config: ModelConfig, layout: WeightLayout, isa: VectorIsa) -> None:
+    def __init__(
+        self, config: ModelConfig, layout: WeightLayout, isa: VectorIsa, limits: Limits
+    ) -> None:
         self.config = config
         self.layout = layout
         self.isa = isa
         self.call = KernelCalls()
+        self.workspace = Workspace(dimension_bounds(limits))
         self.attention_shape = AttentionShape(
             config.num_layers, config.num_q_heads, config.num_kv_heads, config.head_dim
         )
@@ -64,24 +67,25 @@ class Context:
         """Whether matrix `base` reads quantised activations."""
         return self.layout.matrix(base).is_quantized
 
+    def activations(self, role: str, rows: Any, width: int, quantized: bool) -> Activations:
+        """Tensors of the workspace that a linear layer of `width` columns reads."""
+        if not quantized:
+            return [self.workspace(role, (rows, width), "float32")]
+        groups = width // GROUP
+        return [
+            self.workspace(f"{role}_quants", (rows, width), "int8"),
+            self.workspace(f"{role}_scales", (rows, groups), "float32"),
+            self.workspace(f"{role}_totals", (rows, groups), "int32"),
+            self.workspace(f"{role}_scaled_totals", (rows, groups), "float32"),
+        ]
 
-def activation_outputs(rows: Any, width: int, quantized: bool) -> list[Tensor]:
-    """Placeholders of the activations that a linear layer of `width` columns reads."""
-    if not quantized:
-        return [placeholder((rows, width), "float32")]
-    groups = width // GROUP
-    return [
-        placeholder((rows, width), "int8"),
-        placeholder((rows, groups), "float32"),
-        placeholder((rows, groups), "int32"),
-        placeholder((rows, groups), "float32"),
-    ]
 
-
-class RmsNorm(nn.Module):
+class RmsNorm(nn.Module):  # type: ignore[misc] # tvm ships no types
     """RMSNorm whose output is what matrix `consumer` reads."""
 
-    def __init__(self, context: Context, name: str, consumer: str, *, gathered: bool = False) -> None:
+    def __init__(
+        self, context: Context, name: str, consumer: str, *, gathered: bool = False
+    ) -> None:
         self._context = context
         self._offset = context.layout.offset(name)
         quantize = context.is_quantized(consumer)
@@ -90,18 +94,19 @@ class RmsNorm(nn.Module):
 
     def forward(self, x: Tensor, weights: Tensor, picked: Tensor | None = None) -> Activations:
         spec = self._spec
-        rows = (x if picked is None else picked).shape[0]
         inputs = [x] if picked is None else [x, picked]
+        role = "normed" if picked is None else "normed_picked"
+        outputs = self._context.activations(role, inputs[-1].shape[0], spec.size, spec.quantize)
         return self._context.call(
             spec.name,
             lambda: rms_norm_kernel(spec),
             [*inputs, weights, self._offset],
-            activation_outputs(rows, spec.size, spec.quantize),
+            outputs,
         )
 
 
-class Linear(nn.Module):
-    """A linear layer with its epilogue; see `LinearSpec`."""
+class Linear(nn.Module):  # type: ignore[misc] # tvm ships no types
+    """A linear layer with its epilogue (see `LinearSpec`), and its bias where there is one."""
 
     def __init__(self, context: Context, base: str, epilogue: str = "store") -> None:
         self._context = context
@@ -112,58 +117,56 @@ class Linear(nn.Module):
         if has_bias:
             self._offsets.append(context.layout.offset(bias))
 
-    def forward(
-        self, x: Activations, weights: Tensor, residual: Tensor | None = None
-    ) -> Activations:
-        spec, matrix = self._spec, self._spec.matrix
-        rows = x[0].shape[0]
-        if matrix.gate_up:
-            quantized = spec.epilogue == "gate_up_quantized"
-            outputs = activation_outputs(rows, matrix.rows // 2, quantized)
-        else:
-            outputs = [placeholder((rows, matrix.rows), "float32")]
-        inputs = [*x, weights, *([] if residual is None else [residual]), *self._offsets]
-        isa = self._context.isa
-        make: Callable[[], Any] = lambda: inputs_first(linear_function(spec, isa), len(outputs))  # noqa: E731
-        return self._context.call(spec.name, make, inputs, outputs)
+    def forward(self, x: Activations, weights: Tensor, outputs: Activations) -> Activations:
+        """Writes `outputs`, or with epilogue "residual_inplace" adds to it."""
+        spec, isa = self._spec, self._context.isa
+        return self._context.call(
+            spec.name,
+            lambda: inputs_first(linear_function(spec, isa), len(outputs)),
+            [*x, weights, *self._offsets],
+            outputs,
+        )
 
 
-class Attention(nn.Module):
-    """Rotary embedding, KV write and attention of one layer."""
+class Attention(nn.Module):  # type: ignore[misc] # tvm ships no types
+    """Rotary embedding, KV write and attention of one layer, added to the residual stream."""
 
     def __init__(self, context: Context, layer: int) -> None:
         prefix = f"model.layers.{layer}.self_attn"
         self._context = context
         self._layer = layer
         self._qkv = Linear(context, f"{prefix}.qkv_proj")
-        self._output = Linear(context, f"{prefix}.o_proj", "residual")
+        self._output = Linear(context, f"{prefix}.o_proj", "residual_inplace")
         self._quantize = context.is_quantized(f"{prefix}.o_proj")
 
     def forward(
-        self, x: Activations, residual: Tensor, kv: Tensor, step: Step
+        self, x: Activations, hidden: Tensor, kv: Tensor, step: Step
     ) -> tuple[Tensor, Tensor]:
         """The residual stream and the KV pages after this layer's attention."""
         context, shape = self._context, self._context.attention_shape
-        (qkv,) = self._qkv(x, step.weights)
+        qkv_width = shape.width + 2 * shape.num_kv_heads * shape.head_dim
+        qkv_out = context.workspace("qkv", (step.rows, qkv_width), "float32")
+        (qkv,) = self._qkv(x, step.weights, [qkv_out])
         kv, q = context.call(
             "rotary",
             lambda: rotary_kernel(shape, context.isa),
             [qkv, step.rotary_table, step.write_slots, kv, self._layer],
-            [kv, placeholder((step.rows, shape.width), "float32")],
-            inplace=(3, -1),
+            [kv, context.workspace("q", (step.rows, shape.width), "float32")],
         )
         mixed = self._attend(q, kv, step)
-        (residual,) = self._output(mixed, step.weights, residual)
-        return residual, kv
+        (hidden,) = self._output(mixed, step.weights, [hidden])
+        return hidden, kv
 
     def _attend(self, q: Tensor, kv: Tensor, step: Step) -> Activations:
         context, shape = self._context, self._context.attention_shape
         fused = self._quantize and shape.quantizes_output
         items = step.attention_items.shape[0]
-        outputs = activation_outputs(step.rows, shape.width, fused)
+        outputs = context.activations("mixed", step.rows, shape.width, fused)
+        partial = (items, shape.num_q_heads, shape.head_dim)
+        statistics = (items, shape.num_q_heads, 2)
         workspaces = [
-            placeholder((items, shape.num_q_heads, shape.head_dim), "float32"),
-            placeholder((items, shape.num_q_heads, 2), "float32"),
+            context.workspace("partial_out", partial, "float32"),
+            context.workspace("partial_statistics", statistics, "float32"),
         ]
         tables = [step.page_offsets, step.page_table, step.attention_items, step.combine_items]
         results = context.call(
@@ -175,45 +178,53 @@ class Attention(nn.Module):
         mixed = results[: len(outputs)]
         if self._quantize and not fused:
             name = f"quantize_rows_{shape.width}"
-            quantized = activation_outputs(step.rows, shape.width, True)
+            quantized = context.activations("mixed", step.rows, shape.width, True)
             mixed = context.call(name, lambda: quantize_kernel(shape.width), mixed, quantized)
         return mixed
 
 
-class Layer(nn.Module):
+class Layer(nn.Module):  # type: ignore[misc] # tvm ships no types
     """One transformer block."""
 
     def __init__(self, context: Context, index: int) -> None:
         prefix = f"model.layers.{index}"
         qkv, gate_up = f"{prefix}.self_attn.qkv_proj", f"{prefix}.mlp.gate_up_proj"
         down = f"{prefix}.mlp.down_proj"
-        gate_up_kind = "quantized" if context.is_quantized(down) else "float"
+        self._context = context
+        self._gated_quantized = context.is_quantized(down)
+        kind = "quantized" if self._gated_quantized else "float"
         self._input_norm = RmsNorm(context, f"{prefix}.input_layernorm.weight", qkv)
         self._attention = Attention(context, index)
         self._mlp_norm = RmsNorm(context, f"{prefix}.post_attention_layernorm.weight", gate_up)
-        self._gate_up = Linear(context, gate_up, f"gate_up_{gate_up_kind}")
-        self._down = Linear(context, down, "residual")
+        self._gate_up = Linear(context, gate_up, f"gate_up_{kind}")
+        self._down = Linear(context, down, "residual_inplace")
 
     def forward(self, hidden: Tensor, kv: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        weights = step.weights
+        context, weights = self._context, step.weights
         normed = self._input_norm(hidden, weights)
         hidden, kv = self._attention(normed, hidden, kv, step)
-        gated = self._gate_up(self._mlp_norm(hidden, weights), weights)
-        (hidden,) = self._down(gated, weights, hidden)
+        normed = self._mlp_norm(hidden, weights)
+        width = context.config.intermediate_size
+        gated = context.activations("gated", step.rows, width, self._gated_quantized)
+        gated = self._gate_up(normed, weights, gated)
+        (hidden,) = self._down(gated, weights, [hidden])
         return hidden, kv
 
 
-class LlamaForCausalLM(nn.Module):
-    """The whole network; `forward` is the library's main function."""
+class LlamaForCausalLM(nn.Module):  # type: ignore[misc] # tvm ships no types
+    """The whole network; `forward` is the library's main function. An instance is used once."""
 
-    def __init__(self, config: ModelConfig, layout: WeightLayout, isa: VectorIsa) -> None:
-        self._context = Context(config, layout, isa)
+    def __init__(
+        self, config: ModelConfig, layout: WeightLayout, isa: VectorIsa, limits: Limits
+    ) -> None:
+        context = Context(config, layout, isa, limits)
         head = "model.embed_tokens" if config.tie_word_embeddings else "lm_head"
-        self._layers = [Layer(self._context, index) for index in range(config.num_layers)]
-        self._norm = RmsNorm(self._context, "model.norm.weight", head, gathered=True)
-        self._head = Linear(self._context, head)
+        self._context = context
+        self._layers = [Layer(context, index) for index in range(config.num_layers)]
+        self._norm = RmsNorm(context, "model.norm.weight", head, gathered=True)
+        self._head = Linear(context, head)
 
-    def forward(
+    def forward(  # noqa: PLR0917 - the library's calling convention
         self,
         token_ids: Tensor,
         positions: Tensor,
@@ -241,29 +252,31 @@ class LlamaForCausalLM(nn.Module):
         for layer in self._layers:
             hidden, kv_pages = layer(hidden, kv_pages, step)
         normed = self._norm(hidden, weights, logit_rows)
-        (logits,) = self._head(normed, weights)
+        logits_shape = (logit_rows.shape[0], self._context.config.vocab_size)
+        out = self._context.workspace("logits", logits_shape, "float32")
+        (logits,) = self._head(normed, weights, [out])
         return logits
 
     def _rotary_table(self, positions: Tensor) -> Tensor:
-        config = self._context.config
+        context, config = self._context, self._context.config
         turns = constant(turns_per_token(config.rope_inverse_frequencies))
-        (table,) = self._context.call(
+        (table,) = context.call(
             "rotary_table",
             lambda: rotary_table_kernel(config.head_dim),
             [positions, turns],
-            [placeholder((positions.shape[0], config.head_dim), "float32")],
+            [context.workspace("angles", (positions.shape[0], config.head_dim), "float32")],
         )
         return table
 
     def _embed(self, token_ids: Tensor, weights: Tensor) -> Tensor:
-        context = self._context
-        base = "model.embed_tokens"
+        context, base = self._context, "model.embed_tokens"
         matrix = context.layout.matrix(base)
+        shape = (token_ids.shape[0], context.config.hidden_size)
         (hidden,) = context.call(
             embedding_name(matrix),
             lambda: inputs_first(embedding_function(matrix, context.isa), 1),
             [token_ids, weights, context.layout.offset(base)],
-            [placeholder((token_ids.shape[0], context.config.hidden_size), "float32")],
+            [context.workspace("hidden", shape, "float32")],
         )
         return hidden
 
@@ -280,17 +293,16 @@ def forward_spec(config: ModelConfig, arena_bytes: int) -> dict[str, Any]:
         "combine_items": ["num_combines", 3],
         "logit_rows": ["num_logit_rows"],
     }
-    kv_shape = [config.num_layers, "num_pages", config.num_kv_heads, 2, PAGE_SIZE * config.head_dim]
-    spec: dict[str, Any] = {
-        name: nn.spec.Tensor(shape, "int32") for name, shape in table.items()
-    }
+    page_values = PAGE_SIZE * config.head_dim
+    kv_shape = [config.num_layers, "num_pages", config.num_kv_heads, 2, page_values]
+    spec: dict[str, Any] = {name: nn.spec.Tensor(shape, "int32") for name, shape in table.items()}
     spec["kv_pages"] = nn.spec.Tensor(kv_shape, "float16")
     spec["weights"] = nn.spec.Tensor([arena_bytes], "uint8")
     return spec
 
 
-def upper_bounds(limits: Limits) -> dict[str, int]:
-    """Largest values of the dimensions that outputs of kernels have."""
+def dimension_bounds(limits: Limits) -> Mapping[str, int]:
+    """Largest values of the symbolic dimensions that intermediate tensors have."""
     return {
         "num_rows": limits.max_rows,
         "num_items": limits.max_attention_items,

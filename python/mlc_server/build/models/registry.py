@@ -10,8 +10,7 @@ from tvm.target import Target
 from mlc_server.build.kernels.cpu.isa import VectorIsa
 from mlc_server.build.library_metadata import Limits, WeightLayout
 from mlc_server.build.manifest import ModelConfig
-from mlc_server.build.models.calls import bind_upper_bounds
-from mlc_server.build.models.llama import LlamaForCausalLM, forward_spec, upper_bounds
+from mlc_server.build.models.llama import LlamaForCausalLM, forward_spec
 from mlc_server.errors import CompileError
 
 NETWORKS: dict[str, Any] = {"llama": LlamaForCausalLM, "mistral": LlamaForCausalLM}
@@ -27,7 +26,7 @@ def build_network(
             seen=config.model_type,
             hint=f"one of {', '.join(sorted(NETWORKS))}",
         )
-    network = NETWORKS[config.model_type](config, layout, isa)
+    network = NETWORKS[config.model_type](config, layout, isa, limits)
     with target:
         module, _ = network.export_tvm({"forward": forward_spec(config, layout.arena_bytes)})
-    return bind_upper_bounds(module, "forward", upper_bounds(limits))
+    return module

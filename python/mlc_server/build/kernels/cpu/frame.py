@@ -20,7 +20,7 @@ from typing import Any
 
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
-from tvm.tirx.script import builder as T
+from tvm.tirx.script.builder import ir as builder
 
 from mlc_server.build.kernels.cpu.vector_ops import GROUP, QuantizedGroup
 
@@ -33,27 +33,26 @@ SERIAL_ROWS = 4  # at most so many rows are not worth waking other threads
 @contextmanager
 def kernel(name: str) -> Iterator[IRBuilder]:
     """Opens PrimFunc `name`; after the block, `.get()` of the yielded builder is the function."""
-    with IRBuilder() as ir_builder:
-        with T.prim_func(s_tir=True):
-            T.func_name(name)
-            T.func_attr({"global_symbol": name, "tirx.noalias": True, "tirx.is_scheduled": True})
-            yield ir_builder
+    with IRBuilder() as ir_builder, builder.prim_func(s_tir=True):
+        builder.func_name(name)
+        builder.func_attr({"global_symbol": name, "tirx.noalias": True, "tirx.is_scheduled": True})
+        yield ir_builder
 
 
 def tensor(name: str, shape: Sequence[Any], dtype: str) -> Any:
     """Declares tensor parameter `name`; free variables in `shape` are taken from its shape."""
-    handle = T.arg(name, T.handle())
-    return T.match_buffer(handle, tuple(shape), dtype, layout=None)
+    handle = builder.arg(name, builder.handle())
+    return builder.match_buffer(handle, tuple(shape), dtype, layout=None)
 
 
 def scalar(name: str) -> Expr:
     """Declares int64 parameter `name`."""
-    return T.arg(name, T.int64())
+    return builder.arg(name, builder.int64())
 
 
 def scratch(shape: Sequence[int], dtype: str = "float32") -> Any:
     """Uninitialised memory of the enclosing task; at most 1023 bytes live on the stack."""
-    return T.alloc_buffer(tuple(shape), dtype, scope="global", layout=None)
+    return builder.alloc_buffer(tuple(shape), dtype, scope="global", layout=None)
 
 
 def constant(value: float, dtype: str = "float32") -> Expr:
@@ -62,22 +61,23 @@ def constant(value: float, dtype: str = "float32") -> Expr:
 
 def load(buffer: Any, *index: Expr, lanes: int = LANES) -> Expr:
     """`lanes` consecutive elements from `index`, bound to a variable."""
-    return T.bind(buffer[(*index[:-1], T.ramp(index[-1], 1, lanes))])
+    place = (*index[:-1], builder.ramp(index[-1], 1, lanes))
+    return builder.bind(buffer[place])
 
 
 def store(buffer: Any, value: Expr, *index: Expr, lanes: int = LANES) -> None:
     """Writes `lanes` consecutive elements from `index`."""
-    T.buffer_store(buffer, value, [*index[:-1], T.ramp(index[-1], 1, lanes)])
+    builder.buffer_store(buffer, value, [*index[:-1], builder.ramp(index[-1], 1, lanes)])
 
 
 def _tree(value: Expr, combine: Any) -> Expr:
     width = LANES
-    current = T.bind(value)
+    current = builder.bind(value)
     while width > 1:
         width //= 2
         low = tirx.Shuffle([current], list(range(width)))
         high = tirx.Shuffle([current], list(range(width, 2 * width)))
-        current = T.bind(combine(low, high))
+        current = builder.bind(combine(low, high))
     return current
 
 
@@ -93,10 +93,10 @@ def lane_sum(value: Expr) -> Expr:
 
 def rows_loop(rows: Expr, emit: Callable[[Expr], None]) -> None:
     """`emit(row)` for every row: on the calling thread when there are few, else in parallel."""
-    with T.If(rows <= SERIAL_ROWS):
-        with T.Then(), T.serial(0, rows) as row:
+    with builder.If(rows <= SERIAL_ROWS):
+        with builder.Then(), builder.serial(0, rows) as row:
             emit(row)
-        with T.Else(), T.parallel(0, rows) as row:
+        with builder.Else(), builder.parallel(0, rows) as row:
             emit(row)
 
 
@@ -105,6 +105,6 @@ def store_group(outputs: Sequence[Any], row: Expr, group: Expr, quantized: Quant
     quants, scales, totals, scaled_totals = outputs
     store(quants, quantized.low, row, group * GROUP)
     store(quants, quantized.high, row, group * GROUP + LANES)
-    T.buffer_store(scales, quantized.scale, [row, group])
-    T.buffer_store(totals, quantized.total, [row, group])
-    T.buffer_store(scaled_totals, quantized.scaled_total, [row, group])
+    builder.buffer_store(scales, quantized.scale, [row, group])
+    builder.buffer_store(totals, quantized.total, [row, group])
+    builder.buffer_store(scaled_totals, quantized.scaled_total, [row, group])

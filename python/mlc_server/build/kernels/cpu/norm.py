@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
-from tvm.tirx.script import builder as T
+from tvm.tirx.script.builder import ir as builder
 
 from mlc_server.build.kernels.cpu.frame import (
     LANES,
@@ -34,7 +34,7 @@ from mlc_server.build.kernels.cpu.frame import (
     store_group,
     tensor,
 )
-from mlc_server.build.kernels.cpu.vector_ops import GROUP, fma, quantize_group, splat
+from mlc_server.build.kernels.cpu.vector_ops import GROUP, fma, let, quantize_group, splat
 from mlc_server.errors import CompileError
 
 Expr = Any  # a TIR expression (tvm ships no types)
@@ -79,25 +79,25 @@ def rms_norm_kernel(spec: RmsNormSpec) -> tirx.PrimFunc:
     """
     size = spec.size
     with kernel(spec.name) as built:
-        source_rows, arena_bytes = T.int32(), T.int64()
+        source_rows, arena_bytes = builder.int32(), builder.int64()
         x = tensor("x", (source_rows, size), "float32")
         rows, picked = source_rows, None
         if spec.gathered:
-            rows = T.int32()
+            rows = builder.int32()
             picked = tensor("rows", (rows,), "int32")
         weights = tensor("weights", (arena_bytes,), "uint8")
         offset = scalar("offset")
         outputs = _declare_outputs(rows, size, spec.quantize)
 
         def emit(row: Expr) -> None:
-            source = row if picked is None else T.bind(picked[row])
+            source = row if picked is None else let(picked[row])
             inverse = _inverse_rms(x, source, spec)
 
             def normalized(column: Expr) -> Expr:
                 weight_at = offset + tirx.Cast("int64", column) * 4
-                raw = weights[T.ramp(weight_at, 1, 4 * LANES)]
+                raw = weights[builder.ramp(weight_at, 1, 4 * LANES)]
                 weight = tirx.reinterpret(f"float32x{LANES}", raw)
-                return T.bind(T.bind(load(x, source, column) * inverse) * weight)
+                return let(let(load(x, source, column) * inverse) * weight)
 
             _emit_row(outputs, row, size, normalized)
 
@@ -109,7 +109,7 @@ def quantize_kernel(size: int) -> tirx.PrimFunc:
     """Parameters, in order: x f32 [M, K]; xq i8 [M, K], xs f32, xi i32, xss f32 [M, K / 32]."""
     _check_size(size)
     with kernel(f"quantize_rows_{size}") as built:
-        rows = T.int32()
+        rows = builder.int32()
         x = tensor("x", (rows, size), "float32")
         outputs = _declare_outputs(rows, size, True)
         rows_loop(rows, lambda row: _emit_row(outputs, row, size, lambda k: load(x, row, k)))
@@ -130,9 +130,9 @@ def _declare_outputs(rows: Expr, size: int, quantize: bool) -> list[Any]:
 
 def _emit_row(outputs: list[Any], row: Expr, size: int, value: Callable[[Expr], Expr]) -> None:
     """Writes one row; `value(k)` gives elements k .. k + 15."""
-    with T.serial(0, size // GROUP) as group:
-        at = T.bind(group * GROUP)
-        low, high = value(at), value(T.bind(at + LANES))
+    with builder.serial(0, size // GROUP) as group:
+        at = let(group * GROUP)
+        low, high = value(at), value(let(at + LANES))
         if len(outputs) == 1:
             store(outputs[0], low, row, at)
             store(outputs[0], high, row, at + LANES)
@@ -151,15 +151,13 @@ def _inverse_rms(x: Any, row: Expr, spec: RmsNormSpec) -> Expr:
         store(chain, fma(value, value, load(chain, 0), LANES), 0)
 
     vectors = spec.size // LANES
-    with T.serial(0, vectors // _CHAINS) as step:
+    with builder.serial(0, vectors // _CHAINS) as step:
         for i, chain in enumerate(chains):
             accumulate(chain, step * (_CHAINS * LANES) + i * LANES)
     for vector in range(vectors // _CHAINS * _CHAINS, vectors):
         accumulate(chains[vector % _CHAINS], constant(vector * LANES, "int32"))
     first, second, third, fourth = (load(chain, 0) for chain in chains)
-    total = lane_sum(T.bind(first + second) + T.bind(third + fourth))
-    # Through memory, so that no pass divides by folding constants into another order.
-    mean = scratch((1,))
-    T.buffer_store(mean, total / constant(float(spec.size)), [0])
-    root = T.bind(tirx.sqrt(mean[0] + constant(spec.eps)))
-    return T.bind(tirx.Broadcast(constant(1.0) / root, LANES))
+    total = lane_sum(let(first + second) + let(third + fourth))
+    mean = let(total / constant(float(spec.size)))
+    root = let(tirx.sqrt(mean + constant(spec.eps)))
+    return let(tirx.Broadcast(constant(1.0) / root, LANES))

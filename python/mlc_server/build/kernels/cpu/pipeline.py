@@ -1,8 +1,7 @@
-"""Lowering of the CPU kernels: TVM's pipeline without the passes they have no use for.
+"""Lowering of the CPU kernels: TVM's pipelines without the passes they have no use for.
 
 Contents:
-    PIPELINE         name under which the pipeline is known to `tvm.compile` once registered.
-    register         makes it known; any number of times.
+    build_library    a module of Relax functions and PrimFuncs -> an executable of the Relax VM.
     build_functions  PrimFuncs -> callable functions, for tests.
 
 The kernels are written as they shall run: vectors, blocking and private memory are explicit. The
@@ -18,10 +17,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import tvm
-from tvm import s_tir, tirx
+from tvm import relax, s_tir, tirx
 from tvm.target import Target
 
-PIPELINE = "mlc_server_cpu"
+_PIPELINE = "mlc_server_cpu"
 
 
 def _lowering() -> Any:
@@ -48,13 +47,40 @@ def _pipeline() -> tuple[Any, Any, Any]:
     return (_lowering(), *default[1:])
 
 
-def register() -> None:
-    """Makes `PIPELINE` usable as `tir_pipeline=` of `tvm.compile`."""
-    tirx.register_tir_pipeline(PIPELINE, _pipeline)
+def _register() -> None:
+    tirx.register_tir_pipeline(_PIPELINE, _pipeline)
+
+
+def _step_lowering() -> Any:
+    """Relax passes for functions that only call kernels on tensors they allocate themselves."""
+    passes = relax.transform
+    return tvm.transform.Sequential(
+        [
+            passes.ToNonDataflow(),
+            passes.CallTIRRewrite(),
+            # Results of in-place calls are tuples of their arguments: names for what is at hand.
+            passes.CanonicalizeBindings(),
+            passes.DeadCodeElimination(),
+            passes.RemovePurityChecking(),
+            passes.KillAfterLastUse(),
+            passes.LowerRuntimeBuiltin(),
+            passes.ComputePrimValue(),
+            passes.VMShapeLower(),
+            passes.AttachGlobalSymbol(),
+        ]
+    )
+
+
+def build_library(module: tvm.IRModule, target: Target) -> Any:
+    """An executable with `export_library`."""
+    _register()
+    return tvm.compile(
+        module, target=target, relax_pipeline=_step_lowering(), tir_pipeline=_PIPELINE
+    )
 
 
 def build_functions(functions: Mapping[str, Any], target: Target) -> Any:
     """A module whose function `name` is PrimFunc `functions[name]`, callable with tensors."""
-    register()
+    _register()
     named = {name: f.with_attr("global_symbol", name) for name, f in functions.items()}
-    return tvm.compile(tvm.IRModule(named), target=target, tir_pipeline=PIPELINE)
+    return tvm.compile(tvm.IRModule(named), target=target, tir_pipeline=_PIPELINE)

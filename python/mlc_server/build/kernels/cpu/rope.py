@@ -14,15 +14,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from tvm import tirx
-from tvm.tirx.script import builder as T
+from tvm.tirx.script.builder import ir as builder
 
 from mlc_server.build.kernels.cpu.attention import PAGE_SIZE, AttentionShape
 from mlc_server.build.kernels.cpu.frame import (
-    constant,
     kernel,
     load,
     rows_loop,
@@ -54,14 +54,14 @@ def rotary_table_kernel(head_dim: int) -> tirx.PrimFunc:
     half = head_dim // 2
     lanes = _half_lanes(half)
     with kernel("rotary_table") as built:
-        rows = T.int32()
+        rows = builder.int32()
         positions = tensor("positions", (rows,), "int32")
         turns = tensor("turns", (half,), "float64")
         table = tensor("table", (rows, head_dim), "float32")
 
         def emit(row: Expr) -> None:
-            position = T.bind(tirx.Broadcast(tirx.Cast("float64", positions[row]), lanes))
-            with T.serial(0, half // lanes) as i:
+            position = let(tirx.Broadcast(tirx.Cast("float64", positions[row]), lanes))
+            with builder.serial(0, half // lanes) as i:
                 step = load(turns, i * lanes, lanes=lanes)
                 cosine, sine = _cos_sin(position, step, lanes)
                 store(table, cosine, row, i * lanes, lanes=lanes)
@@ -78,43 +78,66 @@ def _cos_sin(position: Expr, step: Expr, lanes: int) -> tuple[Expr, Expr]:
         return splat(value, lanes, "float64")
 
     def fma64(a: Expr, b: Expr, c: Expr) -> Expr:
-        return T.bind(tirx.call_llvm_pure_intrin(f"float64x{lanes}", "llvm.fma", a, b, c))
+        return let(tirx.call_llvm_pure_intrin(f"float64x{lanes}", "llvm.fma", a, b, c))
 
     # 1.5 * 2**52: adding it rounds to the nearest integer, which the low bits then hold.
     magic = wide(6755399441055744.0)
-    shifted = T.bind(fma64(position, T.bind(step * wide(4.0)), magic))
-    quarters = T.bind(shifted - magic)
-    quadrant = T.bind(
-        tirx.Cast(f"int32x{lanes}", tirx.reinterpret(f"int64x{lanes}", shifted) & splat(3, lanes, "int64"))
+    shifted = let(fma64(position, let(step * wide(4.0)), magic))
+    quarters = let(shifted - magic)
+    quadrant = let(
+        tirx.Cast(
+            f"int32x{lanes}", tirx.reinterpret(f"int64x{lanes}", shifted) & splat(3, lanes, "int64")
+        )
     )
-    rest = fma64(position, step, T.bind(quarters * wide(-0.25)))
+    rest = fma64(position, step, let(quarters * wide(-0.25)))
     angle = let(tirx.Cast(f"float32x{lanes}", rest * wide(2.0 * math.pi)))
     square = let(angle * angle)
 
     def polynomial(coefficients: Sequence[float]) -> Expr:
         value = splat(coefficients[0], lanes)
         for coefficient in coefficients[1:]:
-            value = T.bind(fma(value, square, splat(coefficient, lanes), lanes))
+            value = let(fma(value, square, splat(coefficient, lanes), lanes))
         return value
 
-    cube = T.bind(angle * square)
+    cube = let(angle * square)
     sine_tail = polynomial((-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1))
     sine = let(fma(sine_tail, cube, angle, lanes))
     cosine_tail = polynomial((2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2))
-    cosine_head = T.bind(fma(square, splat(-0.5, lanes), splat(1.0, lanes), lanes))
-    cosine = let(fma(cosine_tail, T.bind(square * square), cosine_head, lanes))
+    cosine_head = let(fma(square, splat(-0.5, lanes), splat(1.0, lanes), lanes))
+    cosine = let(fma(cosine_tail, let(square * square), cosine_head, lanes))
 
     def bit(mask: int, of: Expr) -> Expr:
         return (of & splat(mask, lanes, "int32")) == splat(mask, lanes, "int32")
 
     zero = splat(0.0, lanes)
     swap = bit(1, quadrant)
-    plain_cosine = T.bind(tirx.Select(swap, sine, cosine))
-    plain_sine = T.bind(tirx.Select(swap, cosine, sine))
-    next_quadrant = T.bind(quadrant + splat(1, lanes, "int32"))
+    plain_cosine = let(tirx.Select(swap, sine, cosine))
+    plain_sine = let(tirx.Select(swap, cosine, sine))
+    next_quadrant = let(quadrant + splat(1, lanes, "int32"))
     result_cosine = tirx.Select(bit(2, next_quadrant), zero - plain_cosine, plain_cosine)
     result_sine = tirx.Select(bit(2, quadrant), zero - plain_sine, plain_sine)
-    return T.bind(result_cosine), T.bind(result_sine)
+    return let(result_cosine), let(result_sine)
+
+
+@dataclass(frozen=True)
+class _Rotation:
+    """Rotates parts of heads of fused qkv rows by the table's angles."""
+
+    qkv: Any
+    table: Any
+    half: int
+    lanes: int
+
+    def __call__(self, row: Expr, column: Expr, i: Expr) -> tuple[Expr, Expr]:
+        """Components i * lanes .. and half + i * lanes .. of the head that begins at `column`."""
+        lanes, half = self.lanes, self.half
+        cosine = load(self.table, row, i * lanes, lanes=lanes)
+        sine = load(self.table, row, half + i * lanes, lanes=lanes)
+        first = load(self.qkv, row, column + i * lanes, lanes=lanes)
+        second = load(self.qkv, row, column + half + i * lanes, lanes=lanes)
+        minus = let(splat(0.0, lanes) - second * sine)
+        plus = let(first * sine)
+        return let(fma(first, cosine, minus, lanes)), let(fma(second, cosine, plus, lanes))
 
 
 def rotary_kernel(shape: AttentionShape, isa: VectorIsa) -> tirx.PrimFunc:
@@ -129,7 +152,7 @@ def rotary_kernel(shape: AttentionShape, isa: VectorIsa) -> tirx.PrimFunc:
     q_width = shape.width
     kv_width = shape.num_kv_heads * dim
     with kernel("rotary") as built:
-        rows, pages = T.int32(), T.int64()
+        rows, pages = builder.int32(), builder.int64()
         qkv = tensor("qkv", (rows, q_width + 2 * kv_width), "float32")
         table = tensor("table", (rows, dim), "float32")
         write_slots = tensor("write_slots", (rows,), "int32")
@@ -138,40 +161,35 @@ def rotary_kernel(shape: AttentionShape, isa: VectorIsa) -> tirx.PrimFunc:
         layer = scalar("layer")
         q = tensor("q", (rows, q_width), "float32")
 
-        def rotated(row: Expr, column: Expr, i: Expr) -> tuple[Expr, Expr]:
-            """Components i * lanes .. and half + i * lanes .. of the head at `column`."""
-            cosine = load(table, row, i * lanes, lanes=lanes)
-            sine = load(table, row, half + i * lanes, lanes=lanes)
-            first = load(qkv, row, column + i * lanes, lanes=lanes)
-            second = load(qkv, row, column + half + i * lanes, lanes=lanes)
-            minus = T.bind(splat(0.0, lanes) - second * sine)
-            plus = T.bind(first * sine)
-            return (
-                T.bind(fma(first, cosine, minus, lanes)),
-                T.bind(fma(second, cosine, plus, lanes)),
-            )
+        rotate = _Rotation(qkv, table, half, lanes)
+        scale = splat(1.0 / math.sqrt(dim), lanes)
+
+        def emit_query(row: Expr, head: Expr, i: Expr) -> None:
+            first, second = rotate(row, head * dim, i)
+            store(q, first * scale, row, head * dim + i * lanes, lanes=lanes)
+            store(q, second * scale, row, head * dim + half + i * lanes, lanes=lanes)
+
+        def emit_key_value(row: Expr, page: Expr, token: Expr, head: Expr, *, i: Expr) -> None:
+            place = (layer, page, tirx.Cast("int64", head))
+            values_at = let(q_width + kv_width + head * dim)
+            for part, key in enumerate(rotate(row, q_width + head * dim, i)):
+                column = let(part * half + i * lanes)
+                index = builder.ramp(column * PAGE_SIZE + token, PAGE_SIZE, lanes)
+                half_key = f32_to_f16(key, lanes, native=isa.name != "portable")
+                builder.buffer_store(kv, half_key, [*place, 0, index])
+                value = load(qkv, row, values_at + column, lanes=lanes)
+                half_value = f32_to_f16(value, lanes, native=isa.name != "portable")
+                store(kv, half_value, *place, 1, token * dim + column, lanes=lanes)
 
         def emit(row: Expr) -> None:
-            scale = splat(1.0 / math.sqrt(dim), lanes)
-            with T.serial(0, shape.num_q_heads) as head, T.serial(0, half // lanes) as i:
-                first, second = rotated(row, head * dim, i)
-                store(q, first * scale, row, head * dim + i * lanes, lanes=lanes)
-                store(q, second * scale, row, head * dim + half + i * lanes, lanes=lanes)
-            slot = T.bind(write_slots[row])
-            page = T.bind(tirx.Cast("int64", slot // PAGE_SIZE))
-            token = T.bind(slot % PAGE_SIZE)
-            with T.serial(0, shape.num_kv_heads) as head, T.serial(0, half // lanes) as i:
-                place = (layer, page, tirx.Cast("int64", head))
-                keys = rotated(row, q_width + head * dim, i)
-                values_at = T.bind(q_width + kv_width + head * dim)
-                for part, key in enumerate(keys):
-                    column = T.bind(part * half + i * lanes)
-                    index = T.ramp(column * PAGE_SIZE + token, PAGE_SIZE, lanes)
-                    half_key = f32_to_f16(key, lanes, native=isa.name != "portable")
-                    T.buffer_store(kv, half_key, [*place, 0, index])
-                    value = load(qkv, row, values_at + column, lanes=lanes)
-                    half_value = f32_to_f16(value, lanes, native=isa.name != "portable")
-                    store(kv, half_value, *place, 1, token * dim + column, lanes=lanes)
+            parts = half // lanes
+            with builder.serial(0, shape.num_q_heads) as head, builder.serial(0, parts) as i:
+                emit_query(row, head, i)
+            slot = let(write_slots[row])
+            page = let(tirx.Cast("int64", slot // PAGE_SIZE))
+            token = let(slot % PAGE_SIZE)
+            with builder.serial(0, shape.num_kv_heads) as head, builder.serial(0, parts) as i:
+                emit_key_value(row, page, token, head, i=i)
 
         rows_loop(rows, emit)
     return built.get()

@@ -15,6 +15,7 @@ from mlc_server.build.kernels.cpu.attention import (
     attention_kernel,
 )
 from mlc_server.build.kernels.cpu.isa import restrict_target, select_isa
+from mlc_server.build.kernels.cpu.pipeline import build_functions
 from mlc_server.build.targets import resolve_target
 
 LAYER, NUM_LAYERS = 1, 2
@@ -97,9 +98,9 @@ class Runner:
         if level is not None:
             target = restrict_target(target, level)
             isa = select_isa(target, level)
-        kernel = attention_kernel(shape, isa, quantize=quantize)
         self.quantize = quantize
-        self.function = tvm.compile(kernel, target=target)[str(kernel.attrs["global_symbol"])]
+        kernel = attention_kernel(shape, isa, quantize=quantize)
+        self.module = build_functions({"attention": kernel}, target)
 
     def __call__(self, batch: Batch, plan: tuple[np.ndarray, np.ndarray]) -> list[np.ndarray]:
         items, combine = plan
@@ -120,7 +121,7 @@ class Runner:
         inputs = [batch.q, batch.positions, batch.page_offsets, batch.page_table]
         tensors = [tvm.runtime.tensor(a) for a in [*inputs, items, combine, batch.kv]]
         results = [tvm.runtime.tensor(a) for a in [*outputs, *work]]
-        self.function(*tensors, LAYER, *results)
+        self.module["attention"](*tensors, LAYER, *results)
         return [r.numpy() for r in results[: len(outputs)]]
 
 
@@ -136,10 +137,13 @@ SHAPES = [
 ]
 
 
+CHUNKS = [(0, 20), (250, 13), (3, 1), (530, 1), (511, 2), (0, 1)]
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"g{s.group_size}d{s.head_dim}")
 def test_matches_float64_and_ignores_the_plan(shape: AttentionShape) -> None:
     runner = Runner(shape, None, quantize=False)
-    batch = Batch(shape, [(0, 20), (250, 13), (3, 1), (530, 1), (511, 2), (0, 1)])
+    batch = Batch(shape, CHUNKS)
     (base,) = runner(batch, batch.plan_blocks(16))
     np.testing.assert_allclose(base, batch.reference(), rtol=1e-5, atol=4e-6)
     for block in (1, 2, 3, 7):
@@ -147,3 +151,60 @@ def test_matches_float64_and_ignores_the_plan(shape: AttentionShape) -> None:
         np.testing.assert_array_equal(base, other, err_msg=f"blocks of {block} rows")
     (split,) = runner(batch, batch.plan_splits())
     np.testing.assert_array_equal(base, split, err_msg="one item a split")
+
+
+def test_a_row_ignores_the_rest_of_the_batch() -> None:
+    shape = SHAPES[0]
+    runner = Runner(shape, None, quantize=False)
+    batch = Batch(shape, CHUNKS)
+    (together,) = runner(batch, batch.plan_blocks(16))
+    items, combine = batch.plan_blocks(16)
+    for item in items:
+        (alone,) = runner(batch, (item[None], combine))
+        rows = slice(item[1], item[1] + item[2])
+        np.testing.assert_array_equal(alone[rows], together[rows], err_msg=str(item))
+        assert np.isnan(np.delete(alone, np.r_[rows], axis=0)).all(), "wrote rows of others"
+
+
+def test_quantised_output_is_the_quantised_float_output() -> None:
+    shape = SHAPES[0]
+    batch = Batch(shape, CHUNKS)
+    (plain,) = Runner(shape, None, quantize=False)(batch, batch.plan_blocks(16))
+    runner = Runner(shape, None, quantize=True)
+    outputs = runner(batch, batch.plan_blocks(16))
+    quants, scales, totals, scaled_totals = outputs
+    grouped = plain.reshape(len(plain), -1, 32)
+    np.testing.assert_array_equal(scales, np.abs(grouped).max(-1) / np.float32(127))
+    values = quants.reshape(grouped.shape).astype("int32")
+    assert np.abs(values * scales[..., None] - grouped).max() <= 0.501 * scales.max()
+    np.testing.assert_array_equal(totals, values.sum(-1))
+    np.testing.assert_array_equal(scaled_totals, scales * totals.astype("float32"))
+    for first, second in zip(outputs, runner(batch, batch.plan_splits()), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("level", ["avx2", "portable"])
+def test_every_level_gives_the_same_bits(level: str) -> None:
+    shape = AttentionShape(NUM_LAYERS, 3, 1, 64)
+    batch = Batch(shape, [(250, 9), (30, 1)])
+    (best,) = Runner(shape, None, quantize=False)(batch, batch.plan_blocks(16))
+    (other,) = Runner(shape, level, quantize=False)(batch, batch.plan_blocks(16))
+    np.testing.assert_array_equal(best, other)
+
+
+def test_hot_loops_are_vectors_in_registers() -> None:
+    """On AVX-512 every fma is 512 bits wide and every page is widened by vectors."""
+    target = resolve_target("auto")
+    if target.feature_level != "avx512vnni":
+        pytest.skip("reads AVX-512 assembly")
+    runner = Runner(AttentionShape(NUM_LAYERS, 9, 3, 64), None, quantize=True)
+    lines = [line.split() for line in runner.module.mod.inspect_source("s").splitlines()]
+    fused = [words for words in lines if words and words[0].startswith("vfmadd")]
+    packed = [words for words in fused if "%zmm" in words[-1]]
+    scalar = [words for words in fused if words[0].endswith("ss")]
+    assert len(packed) > 150
+    # The combine pass works with scalars: two exponentials and a sum per slot.
+    assert len(scalar) < 30, len(scalar)
+    widened = [words for words in lines if words and words[0] == "vcvtph2ps"]
+    assert widened
+    assert all("%zmm" in words[-1] for words in widened)

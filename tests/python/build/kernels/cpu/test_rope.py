@@ -24,7 +24,9 @@ def test_table_is_exact_at_every_position(head_dim: int) -> None:
     rng = np.random.default_rng(0)
     far = rng.integers(0, 1 << 20, 200)
     positions = np.concatenate([np.arange(64), far]).astype("int32")
-    module = build_functions({"table": rotary_table_kernel(head_dim)}, resolve_target("auto").target)
+    module = build_functions(
+        {"table": rotary_table_kernel(head_dim)}, resolve_target("auto").target
+    )
     table = tvm.runtime.tensor(np.full((len(positions), head_dim), np.nan, "float32"))
     turns = turns_per_token(frequencies(head_dim))
     module["table"](tvm.runtime.tensor(positions), tvm.runtime.tensor(turns), table)
@@ -40,7 +42,9 @@ def rotate(x: np.ndarray, angles: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("level", [None, "portable"])
-@pytest.mark.parametrize("shape", [AttentionShape(LAYERS, 4, 2, 64), AttentionShape(LAYERS, 2, 1, 80)])
+@pytest.mark.parametrize(
+    "shape", [AttentionShape(LAYERS, 4, 2, 64), AttentionShape(LAYERS, 2, 1, 80)]
+)
 @pytest.mark.parametrize("rows", [1, 21])
 def test_rotates_and_writes_pages(level: str | None, shape: AttentionShape, rows: int) -> None:
     dim, kv_heads = shape.head_dim, shape.num_kv_heads

@@ -1,0 +1,320 @@
+"""Attention of a block of query rows with the heads that share one KV head.
+
+Contents:
+    AttentionShape  sizes of one model's attention.
+    Task            what a parallel task works on.
+    Block           state of the (row, head) pairs of a block.
+    open_block      a block with nothing attended to yet.
+    emit_split      attends to one split: scores, softmax, values, merge.
+    merge_states    the merge of two softmax states, everywhere the same.
+
+Scores have tokens in their lanes (K pages are [head_dim][16]), values have components of the head
+(V pages are [16][head_dim]), so a page's vectors are loaded and widened once for several pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from tvm import tirx
+from tvm.tirx.script.builder import ir as builder
+
+from mlc_server.build.kernels.cpu.frame import LANES, lane_max, lane_sum, load, scratch, store
+from mlc_server.build.kernels.cpu.isa import VectorIsa
+from mlc_server.build.kernels.cpu.vector_ops import GROUP, exp, f16_to_f32, fma, let, splat
+
+Expr = Any  # a TIR expression (tvm ships no types)
+
+PAGE_SIZE = 16  # tokens of one KV page: one vector
+SPLIT = 256  # tokens of one self-contained softmax
+NO_MAXIMUM = -1.0e29  # maximum of no tokens
+_MASKED = -1.0e30  # score of a token behind the row's position; exp(_MASKED - NO_MAXIMUM) is 0
+_SPLIT_PAGES = SPLIT // PAGE_SIZE
+_MAX_TOGETHER = 7  # pairs of one register block
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """Sizes of attention. head_dim is a multiple of 16; q heads share kv heads in equal groups."""
+
+    num_layers: int
+    num_q_heads: int
+    num_kv_heads: int
+    head_dim: int
+
+    @property
+    def group_size(self) -> int:
+        """Query heads that share one KV head."""
+        return self.num_q_heads // self.num_kv_heads
+
+    @property
+    def width(self) -> int:
+        """Elements of one row of q or of the output."""
+        return self.num_q_heads * self.head_dim
+
+    @property
+    def quantizes_output(self) -> bool:
+        """Whether groups of 32 outputs never straddle two heads."""
+        return self.head_dim % GROUP == 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """One item of one KV head. `tables`: the kernel's tensors; `layer`: i64; others: i32."""
+
+    shape: AttentionShape
+    isa: VectorIsa
+    tables: Mapping[str, Any]
+    layer: Expr
+    item: Expr
+    kv_head: Expr
+
+    def kv_vector(self, part: int, page: Expr, offset: Expr) -> Expr:
+        """16 consecutive values of K (part 0) or V (part 1) of this head in `page`, as f32."""
+        place = (self.layer, page, tirx.Cast("int64", self.kv_head), part)
+        half = load(self.tables["kv"], *place, offset)
+        return f16_to_f32(half, LANES, native=self.isa.name != "portable")
+
+    def page_at(self, page_index: Expr) -> Expr:
+        """Page id, i64, of page `page_index` of the whole table."""
+        return let(tirx.Cast("int64", self.tables["page_table"][page_index]))
+
+
+@dataclass(frozen=True)
+class Block:
+    """`rows` query rows x the head group. Pair p is (row p // group_size, head p % group_size).
+
+    Memory of one task: query, out f32 [pairs * D], out not normalised; scores f32 [pairs * SPLIT],
+    then exponentials; per pair, padded to whole vectors: maximum and total of what is merged so
+    far, split_maximum and split_total of the current split, factors keep and take of both.
+    """
+
+    task: Task
+    row_index: list[Expr]
+    table_begin: Expr
+    table_last: Expr
+    query: Any
+    scores: Any
+    out: Any
+    maximum: Any
+    total: Any
+    split_maximum: Any
+    split_total: Any
+    keep: Any
+    take: Any
+
+    @property
+    def pairs(self) -> int:
+        return len(self.row_index) * self.task.shape.group_size
+
+    @property
+    def padded_pairs(self) -> int:
+        return -(-self.pairs // LANES) * LANES
+
+    @property
+    def together(self) -> int:
+        """Pairs of one register block: a divisor of `pairs`."""
+        limit = min(_MAX_TOGETHER, self.accumulators)
+        return max(d for d in range(1, limit + 1) if self.pairs % d == 0)
+
+    @property
+    def accumulators(self) -> int:
+        """16-lane accumulators that stay in registers beside the operands."""
+        isa = self.task.isa
+        return min(16, isa.registers * 3 // 4 * isa.lanes // LANES)
+
+    def valid_tokens(self, pair: Expr, split: Expr) -> Expr:
+        """Tokens of `split` that pair `pair` sees; may be negative or above SPLIT."""
+        positions, group = self.task.tables["positions"], self.task.shape.group_size
+        position = positions[self.row_index[0]]
+        for j in range(1, len(self.row_index)):
+            position = tirx.Select(pair >= j * group, positions[self.row_index[j]], position)
+        return let(position + 1 - split * SPLIT)
+
+
+def open_block(task: Task, num_rows: int, first: Expr) -> Block:
+    """Rows first .. first + num_rows - 1 of the item; those beyond its count repeat the last."""
+    tables, shape = task.tables, task.shape
+    sequence, item_row, count = (let(tables["items"][task.item, i]) for i in range(3))
+    row_index = [let(item_row + tirx.min(first + j, count - 1)) for j in range(num_rows)]
+    pairs = num_rows * shape.group_size
+    padded = -(-pairs // LANES) * LANES
+    block = Block(
+        task,
+        row_index,
+        let(tables["page_offsets"][sequence]),
+        let(tables["page_offsets"][sequence + 1] - 1),
+        query=scratch((pairs * shape.head_dim,)),
+        scores=scratch((pairs * SPLIT,)),
+        out=scratch((pairs * shape.head_dim,)),
+        maximum=scratch((padded,)),
+        total=scratch((padded,)),
+        split_maximum=scratch((padded,)),
+        split_total=scratch((padded,)),
+        keep=scratch((padded,)),
+        take=scratch((padded,)),
+    )
+    group_width = shape.group_size * shape.head_dim
+    column = let(task.kv_head * group_width)
+    for j, row in enumerate(row_index):
+        with builder.serial(0, group_width // LANES) as i:
+            vector = load(tables["q"], row, column + i * LANES)
+            store(block.query, vector, j * group_width + i * LANES)
+    with builder.serial(0, pairs * shape.head_dim // LANES) as i:
+        store(block.out, splat(0.0, LANES), i * LANES)
+    for i in range(0, padded, LANES):
+        for buffer in (block.maximum, block.split_maximum):
+            store(buffer, splat(NO_MAXIMUM, LANES), i)
+        for buffer in (block.total, block.split_total):
+            store(buffer, splat(0.0, LANES), i)
+    return block
+
+
+def emit_split(block: Block, split: Expr, last_position: Expr) -> None:
+    """Attends to split `split`, as far as the position of the block's last row."""
+    tokens = let(tirx.min(last_position + 1 - split * SPLIT, SPLIT))
+    vectors = let((tokens + (LANES - 1)) // LANES)
+    table_first = let(block.table_begin + split * _SPLIT_PAGES)
+    _emit_scores(block, split, table_first, vectors)
+    _emit_softmax(block, vectors)
+    for i in range(0, block.padded_pairs, LANES):
+        merged = merge_states(
+            (load(block.maximum, i), load(block.total, i)),
+            (load(block.split_maximum, i), load(block.split_total, i)),
+            LANES,
+        )
+        store(block.maximum, merged.maximum, i)
+        store(block.total, merged.total, i)
+        store(block.keep, merged.keep, i)
+        store(block.take, merged.take, i)
+    with builder.serial(0, block.pairs // block.together) as part:
+        _emit_values(block, table_first, vectors, let(part * block.together))
+
+
+class MergedState(NamedTuple):
+    """Maximum and total after a merge; factors of the old output and of the split's."""
+
+    maximum: Expr
+    total: Expr
+    keep: Expr
+    take: Expr
+
+
+def merge_states(state: tuple[Expr, Expr], split: tuple[Expr, Expr], lanes: int) -> MergedState:
+    """Merges (maximum, total) of what came before with that of one split.
+
+    Merging with the initial state (NO_MAXIMUM, 0, zeros) changes nothing, to the bit: `take` is
+    exp(0) = 1. The same holds for a split of which no token is seen, by `keep`.
+    """
+    maximum = let(tirx.max(state[0], split[0]))
+    keep = exp(let(state[0] - maximum), lanes)
+    take = exp(let(split[0] - maximum), lanes)
+    total = fma(state[1], keep, let(split[1] * take), lanes)
+    return MergedState(maximum, let(total), keep, take)
+
+
+def _register_tile(rows: int, columns: int) -> list[list[Any]]:
+    """rows x columns accumulators, zero."""
+    tile = [[scratch((LANES,)) for _ in range(columns)] for _ in range(rows)]
+    for row in tile:
+        for register in row:
+            store(register, splat(0.0, LANES), 0)
+    return tile
+
+
+def _accumulate(register: Any, a: Expr, b: Expr) -> None:
+    store(register, fma(a, b, load(register, 0), LANES), 0)
+
+
+def _emit_scores(block: Block, split: Expr, table_first: Expr, vectors: Expr) -> None:
+    """scores[p, t] = sum_d q[p, d] * K[d, t], d ascending; unseen tokens get _MASKED."""
+    dim, together = block.task.shape.head_dim, block.together
+    width = 1
+    while width < 8 and 2 * width * together <= block.accumulators:
+        width *= 2  # a power of two, so that no vector lies beyond the split
+    with (
+        builder.serial(0, block.pairs // together) as part,
+        builder.serial(0, (vectors + (width - 1)) // width) as step,
+    ):
+        first_pair = let(part * together)
+        pages = []
+        for v in range(width):
+            index = let(tirx.min(table_first + step * width + v, block.table_last))
+            pages.append(block.task.page_at(index))
+        tile = _register_tile(together, width)
+        with builder.serial(0, dim) as d:
+            factors = [
+                let(tirx.Broadcast(block.query[(first_pair + p) * dim + d], LANES))
+                for p in range(together)
+            ]
+            for v in range(width):
+                keys = block.task.kv_vector(0, pages[v], d * PAGE_SIZE)
+                for p in range(together):
+                    _accumulate(tile[p][v], factors[p], keys)
+        for p in range(together):
+            pair = let(first_pair + p)
+            valid = let(tirx.Broadcast(block.valid_tokens(pair, split), LANES))
+            for v in range(width):
+                token = let((step * width + v) * LANES)
+                seen = builder.ramp(token, 1, LANES) < valid
+                value = tirx.Select(seen, load(tile[p][v], 0), splat(_MASKED, LANES))
+                store(block.scores, value, pair * SPLIT + token)
+
+
+def _emit_softmax(block: Block, vectors: Expr) -> None:
+    """Maximum of each pair over the split's scores, their exponentials and sum."""
+    with builder.serial(0, block.pairs) as pair:
+        row = let(pair * SPLIT)
+        largest, total = scratch((LANES,)), scratch((LANES,))
+        store(largest, splat(NO_MAXIMUM, LANES), 0)
+        with builder.serial(0, vectors) as v:
+            store(largest, tirx.max(load(largest, 0), load(block.scores, row + v * LANES)), 0)
+        maximum = let(lane_max(load(largest, 0)))
+        builder.buffer_store(block.split_maximum, maximum, [pair])
+        subtrahend = let(tirx.Broadcast(maximum, LANES))
+        store(total, splat(0.0, LANES), 0)
+        with builder.serial(0, vectors) as v:
+            score = load(block.scores, row + v * LANES)
+            weight = exp(let(score - subtrahend), LANES)
+            store(block.scores, weight, row + v * LANES)
+            store(total, load(total, 0) + weight, 0)
+        builder.buffer_store(block.split_total, lane_sum(load(total, 0)), [pair])
+
+
+def _emit_values(block: Block, table_first: Expr, vectors: Expr, first_pair: Expr) -> None:
+    """out[p] = out[p] * keep[p] + take[p] * sum_t weight[p, t] * V[t], t ascending."""
+    components = block.task.shape.head_dim // LANES
+    widest = max(1, block.accumulators // block.together)
+    for begin in range(0, components, widest):
+        columns = range(begin, min(begin + widest, components))
+        _emit_value_columns(block, table_first, vectors, first_pair, columns=columns)
+
+
+def _emit_value_columns(
+    block: Block, table_first: Expr, vectors: Expr, first_pair: Expr, *, columns: range
+) -> None:
+    """The pairs of one register block; `columns`: which 16 components of the head, each."""
+    dim = block.task.shape.head_dim
+    tile = _register_tile(block.together, len(columns))
+    with builder.serial(0, vectors) as v:
+        page = block.task.page_at(table_first + v)
+        with builder.serial(0, PAGE_SIZE) as token:
+            weight_at = let(first_pair * SPLIT + v * LANES + token)
+            weights = [
+                let(tirx.Broadcast(block.scores[weight_at + p * SPLIT], LANES))
+                for p in range(block.together)
+            ]
+            for i, column in enumerate(columns):
+                values = block.task.kv_vector(1, page, token * dim + column * LANES)
+                for p in range(block.together):
+                    _accumulate(tile[p][i], weights[p], values)
+    for p in range(block.together):
+        pair = let(first_pair + p)
+        keep = let(tirx.Broadcast(block.keep[pair], LANES))
+        take = let(tirx.Broadcast(block.take[pair], LANES))
+        for i, column in enumerate(columns):
+            at = let(pair * dim + column * LANES)
+            scaled = let(load(tile[p][i], 0) * take)
+            store(block.out, fma(load(block.out, at), keep, scaled, LANES), at)
