@@ -16,9 +16,10 @@ namespace {
 
 namespace ffi = tvm::ffi;
 
-// TVM's AllocatorType. The pooled one (2) keeps every size it ever served: logits of every batch
-// size would stay in memory for good.
-constexpr int32_t kNaiveAllocator = 1;
+// TVM's AllocatorType: keeps what a step frees for the next one. It keeps every size it ever
+// served, which is bounded because libraries allocate for their stated limits, whatever the batch;
+// only what a step touches takes physical memory.
+constexpr int32_t kPooledAllocator = 2;
 
 Error Unusable(const std::string& path, const std::string& why) {
   return Error{ErrorCode::kIncompatible, path, path + " is not a usable model library: " + why};
@@ -43,7 +44,7 @@ Result<TvmLibrary> OpenTvmLibrary(const std::string& path) {
   try {
     const ffi::Module executable = ffi::Module::LoadFromFile(path);
     const auto machine = Find(executable, "vm_load_executable")().cast<ffi::Module>();
-    Find(machine, "vm_initialization")(static_cast<int32_t>(kDLCPU), 0, kNaiveAllocator);
+    Find(machine, "vm_initialization")(static_cast<int32_t>(kDLCPU), 0, kPooledAllocator);
     const auto metadata = Find(machine, "metadata")().cast<ffi::String>();
     return TvmLibrary{path, executable, machine, Find(machine, "forward"), std::string(metadata)};
   } catch (const ffi::Error& error) {
