@@ -5,7 +5,7 @@ Contents:
     embedding_function  token ids -> rows of the matrix as f32.
 
 Element k of row n is `f32(q - z) * scale` (zero-point schemes), `fma(f32(q), scale, min)` (q4_min)
-or the stored float. One row is read with the strides of its tile: 4 bytes of every 64; a row costs
+or the stored float. One row is 4 bytes of every 128 of its panel; a row costs
 a few microseconds, nothing beside the layers.
 """
 
@@ -18,7 +18,7 @@ from tvm.tirx.script.builder import ir as builder
 
 from mlc_server.build.kernels.cpu.frame import kernel, rows_loop, scalar, scratch, tensor
 from mlc_server.build.kernels.cpu.isa import VectorIsa
-from mlc_server.build.kernels.cpu.packed_matrix import TILE_ROWS, PackedMatrix
+from mlc_server.build.kernels.cpu.packed_matrix import PANEL_ROWS, PackedMatrix
 from mlc_server.build.kernels.cpu.vector_ops import GROUP, f16_to_f32, fma, let, splat
 
 Expr = Any  # a TIR expression (tvm ships no types)
@@ -48,16 +48,16 @@ def embedding_function(matrix: PackedMatrix, isa: VectorIsa) -> PrimFunc:
 
         def emit(row: Expr) -> None:
             token = let(tirx.max(tirx.min(token_ids[row], matrix.rows - 1), 0))
-            tile = tirx.Cast("int64", token // TILE_ROWS)
-            base = let(offset + tile * matrix.tile_bytes)
-            lookup.emit(base, let(token % TILE_ROWS), row)
+            panel = tirx.Cast("int64", token // PANEL_ROWS)
+            base = let(offset + panel * matrix.panel_bytes)
+            lookup.emit(base, let(token % PANEL_ROWS), row)
 
         rows_loop(rows, emit)
     return ir.get()
 
 
 class _Lookup:
-    """Emits the reading of one row of the matrix: lane `lane` of the tile that starts at `base`."""
+    """Emits the reading of one row of the matrix: row `lane` of the panel that starts at `base`."""
 
     def __init__(self, matrix: PackedMatrix, isa: VectorIsa, arena: Buffer, out: Buffer) -> None:
         self._matrix = matrix
@@ -81,10 +81,9 @@ class _Lookup:
 
     def _quantized(self, base: Expr, lane: Expr, row: Expr) -> None:
         matrix = self._matrix
-        item_bytes = matrix.scales_bytes // TILE_ROWS
         with builder.serial(0, matrix.groups) as group:
             block = let(base + group * matrix.block_bytes)
-            scales = block + matrix.quant_bytes + lane * item_bytes
+            scales = block + matrix.quant_bytes + lane * matrix.scale_bytes
             scale = self._load_float(scales, matrix.scale_dtype)
             minimum = None
             if matrix.has_minimum:
@@ -104,7 +103,7 @@ class _Lookup:
         count = 4 * (self._matrix.bits // 4)
         quads = scratch((count,), "uint32")
         for j in range(count):
-            raw = self._arena[tirx.Ramp(block + 64 * j + lane * 4, 1, 4)]
+            raw = self._arena[tirx.Ramp(block + 128 * j + lane * 4, 1, 4)]
             builder.buffer_store(quads, tirx.reinterpret("uint32", raw), [j])
         halves = [
             let(tirx.reinterpret("uint8x16", quads[tirx.Ramp(start, 1, 4)]))
@@ -128,7 +127,6 @@ class _Lookup:
 
     def _float(self, base: Expr, lane: Expr, row: Expr) -> None:
         dtype = self._matrix.float_dtype
-        item_bytes = 4 if dtype == "float32" else 2
         with builder.serial(0, self._matrix.cols) as k:
-            index = base + (k * TILE_ROWS + lane) * item_bytes
+            index = base + (k * self._matrix.block_bytes + lane * self._matrix.float_bytes)
             builder.buffer_store(self._out, self._load_float(index, dtype), [row, k])

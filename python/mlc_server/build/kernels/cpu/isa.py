@@ -20,6 +20,7 @@ from typing import Any
 from tvm import tirx
 from tvm.target import Target, codegen
 
+from mlc_server.build.kernels.cpu.vector_ops import splat
 from mlc_server.errors import CompileError
 
 Expr = Any  # a TIR expression (tvm ships no types)
@@ -41,7 +42,7 @@ class VectorIsa:
 
     `lanes` is the number of 32-bit lanes of one register, `registers` how many registers there
     are; `row_vectors` x `max_tokens` is the register block of the matrix kernels (vectors of
-    outputs x tokens). A dot product works on 4 bytes per 32-bit lane.
+    outputs x rows of activations). A dot product works on 4 bytes per 32-bit lane.
     """
 
     name: str
@@ -61,18 +62,45 @@ class VectorIsa:
         """TIR type of one register of i32."""
         return f"int32x{self.lanes}"
 
+    def vectors_for(self, tokens: int) -> int:
+        """Vectors of outputs of a register block for `tokens` rows.
+
+        One row reads a whole panel of 32 outputs at once where accumulators (integer and float)
+        leave registers for the operands, so that memory is one linear stream.
+        """
+        whole_panel = 32 // self.lanes
+        if tokens == 1 and 2 * whole_panel + 4 <= self.registers:
+            return whole_panel
+        return self.row_vectors
+
     @property
     def has_f16(self) -> bool:
         """Whether the target converts vectors between f16 and f32 in hardware."""
         return self.name != "portable"
 
-    def dot4(self, acc: Expr, weights: Expr, quad: Expr, bits: int) -> Expr:
-        """`acc[l] + sum_{i<4} (weights[4l+i] - dot_bias(bits)) * quad[i]`, exact.
+    def dot_begin(self, start: Expr, bits: int) -> Expr:
+        """Accumulators whose value is `start` (i32 x lanes), to pass through `dot4`."""
+        return splat(0, 2 * self.lanes, "int16") if self._has_short_sums(bits) else start
 
-        weights: u8 x (4 * lanes), values below 2**bits (bits is 4 or 8); acc: i32 x lanes;
-        quad: scalar int32 holding 4 signed bytes, lowest byte first, each in [-127, 127].
+    def dot4(self, acc: Expr, weights: Expr, quad: Expr, bits: int) -> Expr:
+        """Adds `sum_{i<4} (weights[4l+i] - dot_bias(bits)) * quad[i]` to lane l, exactly.
+
+        weights: u8 x (4 * lanes), values below 2**bits (bits is 4 or 8); quad: scalar int32 holding
+        4 signed bytes, lowest byte first, each in [-127, 127]. At most 8 calls (a group of 32)
+        between `dot_begin` and `dot_end`.
         """
         return self.dot4_emitter(self, acc, weights, quad, bits)
+
+    def dot_end(self, acc: Expr, start: Expr, bits: int) -> Expr:
+        """The sums, i32 x lanes; `start` as given to `dot_begin`."""
+        if not self._has_short_sums(bits):
+            return acc
+        ones = splat(1, 2 * self.lanes, "int16")
+        return start + _intrinsic(self.i32, "llvm.x86.avx2.pmadd.wd", acc, ones)
+
+    def _has_short_sums(self, bits: int) -> bool:
+        """Whether pairs of products are added up in 16 bits: 8 * 2 * 15 * 127 = 30480 fits."""
+        return self.name == "avx2" and bits == 4
 
     def dot_bias(self, bits: int) -> int:
         """What `dot4` subtracts from each weight: sdot has no unsigned operand."""
@@ -100,27 +128,27 @@ def _dot4_vnni(isa: VectorIsa, acc: Expr, weights: Expr, quad: Expr, bits: int) 
 def _dot4_avx2(isa: VectorIsa, acc: Expr, weights: Expr, quad: Expr, bits: int) -> Expr:
     signed = _broadcast_quad(quad, isa.lanes)
 
-    def pairs(nibbles: Expr, factor: int) -> Expr:
-        # Nibbles keep the 16-bit pair sums exact: 2 * 15 * 127 = 3810; a byte would saturate.
+    def pair_sums(nibbles: Expr) -> Expr:
+        # Nibbles keep the 16-bit sums exact: 2 * 15 * 127 = 3810; bytes would saturate.
         operand = tirx.reinterpret("int8x32", nibbles)
-        sums = _intrinsic("int16x16", "llvm.x86.avx2.pmadd.ub.sw", operand, signed)
-        scale = tirx.Broadcast(tirx.const(factor, "int16"), 16)
-        return _intrinsic("int32x8", "llvm.x86.avx2.pmadd.wd", sums, scale)
+        return _intrinsic("int16x16", "llvm.x86.avx2.pmadd.ub.sw", operand, signed)
 
     if bits == 4:
-        return acc + pairs(weights, 1)
+        return acc + pair_sums(weights)
     words = tirx.reinterpret("uint16x16", weights)
-    low_mask = tirx.Broadcast(tirx.const(0x0F0F, "uint16"), 16)
-    low = words & low_mask
-    high = (words >> tirx.Broadcast(tirx.const(4, "uint16"), 16)) & low_mask
-    return acc + pairs(low, 1) + pairs(high, 16)
+    low_mask = splat(0x0F0F, 16, "uint16")
+    low = pair_sums(words & low_mask)
+    high = pair_sums((words >> splat(4, 16, "uint16")) & low_mask)
+    for sums, factor in ((low, 1), (high, 16)):
+        factors = splat(factor, 16, "int16")
+        acc = acc + _intrinsic(isa.i32, "llvm.x86.avx2.pmadd.wd", sums, factors)
+    return acc
 
 
 def _dot4_neon(isa: VectorIsa, acc: Expr, weights: Expr, quad: Expr, bits: int) -> Expr:
     signed_weights = tirx.reinterpret("int8x16", weights)
     if bits == 8:
-        flip = tirx.Broadcast(tirx.const(0x80, "uint8"), 16)
-        signed_weights = tirx.reinterpret("int8x16", weights ^ flip)
+        signed_weights = tirx.reinterpret("int8x16", weights ^ splat(0x80, 16, "uint8"))
     name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
     return _intrinsic(isa.i32, name, acc, signed_weights, _broadcast_quad(quad, isa.lanes))
 
@@ -130,7 +158,7 @@ def _dot4_portable(isa: VectorIsa, acc: Expr, weights: Expr, quad: Expr, bits: i
     lanes = isa.lanes
 
     def constant(value: int) -> Expr:
-        return tirx.Broadcast(tirx.const(value, "int32"), lanes)
+        return splat(value, lanes, "int32")
 
     words = tirx.reinterpret(isa.i32, weights)
     for i in range(4):
@@ -141,9 +169,9 @@ def _dot4_portable(isa: VectorIsa, acc: Expr, weights: Expr, quad: Expr, bits: i
 
 
 _ISAS: dict[str, VectorIsa] = {
-    "avx512vnni": VectorIsa("avx512vnni", 16, 32, 2, 6, _dot4_vnni),
+    "avx512vnni": VectorIsa("avx512vnni", 16, 32, 2, 5, _dot4_vnni),
     "avxvnni": VectorIsa("avxvnni", 8, 16, 2, 3, _dot4_vnni),
-    "avx2": VectorIsa("avx2", 8, 16, 2, 2, _dot4_avx2),
+    "avx2": VectorIsa("avx2", 8, 16, 1, 5, _dot4_avx2),
     "neon": VectorIsa("neon", 4, 32, 4, 3, _dot4_neon),
     "portable": VectorIsa("portable", 4, 16, 4, 1, _dot4_portable),
 }

@@ -5,7 +5,8 @@ Contents:
     quantized_block   integer dot products per group of 32 columns, then one rescale.
     float_block       f32 fma over columns, for f16 and f32 weights.
 
-A block holds `row_vectors` vectors of outputs x `tokens` rows of f32 accumulators in registers.
+A block holds `isa.vectors_for(tokens)` vectors of outputs x `tokens` rows of f32 accumulators in
+registers.
 Weights are loaded (and nibbles split) once for all its tokens; activations are broadcast from
 memory, four int8 or one f32 at a time.
 """
@@ -20,15 +21,21 @@ from tvm.tirx.script.builder import ir as builder
 
 from mlc_server.build.kernels.cpu.frame import scratch
 from mlc_server.build.kernels.cpu.isa import VectorIsa
-from mlc_server.build.kernels.cpu.packed_matrix import TILE_ROWS, PackedMatrix
+from mlc_server.build.kernels.cpu.packed_matrix import PANEL_ROWS, PackedMatrix
 from mlc_server.build.kernels.cpu.vector_ops import GROUP, f16_to_f32, fma, let, splat
 
 Expr = Any  # a TIR expression (tvm ships no types)
 Buffer = Any
 
 
+# Bytes between a block's load and its prefetch, at most: enough to cover DRAM latency. A panel's
+# second pass (more rows than one register block) prefetches the next panel, if it is no longer.
+PREFETCH_DISTANCE = 16384
+CACHE_LINE = 64
+
+
 class RegisterBlock(ABC):
-    """Computes row_vectors * lanes consecutive outputs, starting with a tile, for a few tokens."""
+    """Computes some consecutive outputs of one panel for a few rows of activations."""
 
     def __init__(
         self,
@@ -43,46 +50,48 @@ class RegisterBlock(ABC):
         self._activations = activations
         self._arena = arena
         self._offset = offset
+        self._first: Expr = None
+        self._row: Expr = None
 
-    def emit(self, tile: Expr, row: Expr, tokens: int) -> list[list[Expr]]:
-        """Emits the loop over K; returns acc[token][vector], f32 x lanes, bound.
+    def emit(self, panel: Expr, first: Expr, row: Expr, tokens: int) -> list[list[Expr]]:
+        """Emits the loop over K; returns acc[token][vector], each f32 x lanes.
 
-        tile: i32, first tile; row: i32, first row of the activations.
+        panel, first: outputs `first`.. of that panel, `isa.vectors_for(tokens)` vectors of them;
+        row: first row of the activations. All i32.
         """
-        lanes, vectors = self._isa.lanes, self._isa.row_vectors
+        lanes, vectors = self._isa.lanes, self._isa.vectors_for(tokens)
+        self._first, self._row = first, row
         # Indexed by constants only, so LLVM keeps it in registers.
         acc = scratch((tokens * vectors * lanes,))
-
-        def slot(token: int, vector: int) -> Expr:
-            return tirx.Ramp((token * vectors + vector) * lanes, 1, lanes)
-
-        for token in range(tokens):
-            for vector in range(vectors):
-                builder.buffer_store(acc, splat(0.0, lanes), [slot(token, vector)])
-        tile_start = tirx.Cast("int64", tile) * self._matrix.tile_bytes
-        base = let(self._offset + tile_start)
-        with builder.serial(0, self._steps()) as step:
-            values = [[acc[slot(t, v)] for v in range(vectors)] for t in range(tokens)]
-            values = self._emit_step(base, row, step, values)
-            for token in range(tokens):
-                for vector in range(vectors):
-                    builder.buffer_store(acc, values[token][vector], [slot(token, vector)])
-        return [[let(acc[slot(t, v)]) for v in range(vectors)] for t in range(tokens)]
-
-    @abstractmethod
-    def _steps(self) -> int:
-        """Iterations of the loop over K."""
+        slots = [
+            [tirx.Ramp((t * vectors + v) * lanes, 1, lanes) for v in range(vectors)]
+            for t in range(tokens)
+        ]
+        flat = [slot for row_slots in slots for slot in row_slots]
+        for slot in flat:
+            builder.buffer_store(acc, splat(0.0, lanes), [slot])
+        base = let(self._offset + tirx.Cast("int64", panel) * self._matrix.panel_bytes)
+        with builder.serial(0, self._matrix.steps) as step:
+            block = let(base + step * self._matrix.block_bytes)
+            self._prefetch(block)
+            values = self._emit_step(block, step, [[acc[s] for s in r] for r in slots])
+            for slot, value in zip(flat, [v for r in values for v in r], strict=True):
+                builder.buffer_store(acc, value, [slot])
+        return [[let(acc[slot]) for slot in row_slots] for row_slots in slots]
 
     @abstractmethod
-    def _emit_step(
-        self, base: Expr, row: Expr, step: Expr, acc: list[list[Expr]]
-    ) -> list[list[Expr]]:
-        """One iteration; `base` is the first byte of the first tile. Returns the new acc."""
+    def _emit_step(self, block: Expr, step: Expr, acc: list[list[Expr]]) -> list[list[Expr]]:
+        """One iteration over K; `block` is its first byte in the arena. Returns the new acc."""
 
-    def _vector_start(self, vector: int) -> tuple[int, int]:
-        """(byte offset of the tile, row in the tile) where output vector `vector` starts."""
-        tile, row = divmod(vector * self._isa.lanes, TILE_ROWS)
-        return tile * self._matrix.tile_bytes, row
+    def _prefetch(self, block: Expr) -> None:
+        """Asks for the block a fixed distance ahead; one past the arena is no error."""
+        distance = min(PREFETCH_DISTANCE, self._matrix.panel_bytes)
+        read, keep, data = (tirx.const(value, "int32") for value in (0, 3, 1))
+        for line in range(0, self._matrix.block_bytes, CACHE_LINE):
+            address = tirx.address_of(self._arena[block + (distance + line)])
+            builder.evaluate(
+                tirx.call_llvm_intrin("void", "llvm.prefetch", address, read, keep, data)
+            )
 
     def _load_bytes(self, index: Expr, nbytes: int) -> Expr:
         return let(self._arena[tirx.Ramp(index, 1, nbytes)])
@@ -99,116 +108,86 @@ class RegisterBlock(ABC):
 
 
 class _QuantizedBlock(RegisterBlock):
-    def _steps(self) -> int:
-        return self._matrix.groups
-
-    def _emit_step(
-        self, base: Expr, row: Expr, step: Expr, acc: list[list[Expr]]
-    ) -> list[list[Expr]]:
-        tokens, vectors = len(acc), self._isa.row_vectors
-        block = let(base + step * self._matrix.block_bytes)
-        dots = self._initial_dots(row, step, tokens)
-        for quad, weights in self._weights(block):
-            for token in range(tokens):
+    def _emit_step(self, block: Expr, step: Expr, acc: list[list[Expr]]) -> list[list[Expr]]:
+        isa, bits, vectors = self._isa, self._matrix.bits, len(acc[0])
+        starts = [self._dot_start(token, step) for token in range(len(acc))]
+        dots = [[isa.dot_begin(start, bits)] * vectors for start in starts]
+        for quad, weights in self._weights(block, vectors):
+            for token, sums in enumerate(dots):
                 # Four activations of one row: the same bytes for every output.
-                column = step * GROUP + 4 * quad
-                raw = self._activations[0][row + token, tirx.Ramp(column, 1, 4)]
+                columns = tirx.Ramp(step * GROUP + 4 * quad, 1, 4)
+                raw = self._activations[0][self._row + token, columns]
                 bytes4 = let(tirx.reinterpret("int32", raw))
-                for vector in range(vectors):
-                    dots[token][vector] = let(
-                        self._isa.dot4(
-                            dots[token][vector], weights[vector], bytes4, self._matrix.bits
-                        )
-                    )
-        return self._rescale(block, row, step, dots, acc)
+                for v, weight in enumerate(weights):
+                    sums[v] = let(isa.dot4(sums[v], weight, bytes4, bits))
+        for start, sums in zip(starts, dots, strict=True):
+            sums[:] = [let(isa.dot_end(value, start, bits)) for value in sums]
+        return self._rescale(block, step, dots, acc)
 
-    def _initial_dots(self, row: Expr, step: Expr, tokens: int) -> list[list[Expr]]:
-        """Integer accumulators: the zero point's share, exact, before the first product."""
+    def _dot_start(self, token: int, step: Expr) -> Expr:
+        """The zero point's share of a row's dot products, exact; the same for every output."""
         zero_point = self._matrix.zero_point - self._isa.dot_bias(self._matrix.bits)
-        lanes, vectors = self._isa.lanes, self._isa.row_vectors
-        dots = []
-        for token in range(tokens):
-            start = splat(0, lanes, "int32")
-            if zero_point:
-                total = self._activations[2][row + token, step] * -zero_point
-                start = let(tirx.Broadcast(let(total), lanes))
-            dots.append([start] * vectors)
-        return dots
+        if not zero_point:
+            return splat(0, self._isa.lanes, "int32")
+        total = let(self._activations[2][self._row + token, step] * -zero_point)
+        return let(tirx.Broadcast(total, self._isa.lanes))
 
-    def _weights(self, block: Expr) -> list[tuple[int, list[Expr]]]:
+    def _weights(self, block: Expr, vectors: int) -> list[tuple[int, list[Expr]]]:
         """(quad of columns, weights of each vector as u8 x 4 lanes) in order of use."""
         size = 4 * self._isa.lanes
-        starts = [self._vector_start(v) for v in range(self._isa.row_vectors)]
 
         def load(j: int) -> list[Expr]:
-            return [
-                self._load_bytes(block + (tile + 64 * j + 4 * row), size) for tile, row in starts
-            ]
+            start = block + self._first * 4 + j * 4 * PANEL_ROWS
+            return [self._load_bytes(start + v * size, size) for v in range(vectors)]
 
         if self._matrix.bits == 8:
             return [(j, load(j)) for j in range(8)]
+        mask = splat(0x0F, size, "uint8")
         operands = []
         for j in range(4):
             packed = load(j)
-            low = [let(p & splat(0x0F, size, "uint8")) for p in packed]
-            high = [let(p >> splat(4, size, "uint8")) for p in packed]
+            low = [let(p & mask) for p in packed]
+            # Shifted as 16-bit words: a byte shift costs LLVM one more constant register.
+            words = [tirx.reinterpret(f"uint16x{size // 2}", p) for p in packed]
+            shifted = [word >> splat(4, size // 2, "uint16") for word in words]
+            high = [let(tirx.reinterpret(f"uint8x{size}", s) & mask) for s in shifted]
             operands += [(j, low), (j + 4, high)]
         return operands
 
     def _rescale(
-        self,
-        block: Expr,
-        row: Expr,
-        step: Expr,
-        dots: list[list[Expr]],
-        acc: list[list[Expr]],
+        self, block: Expr, step: Expr, dots: list[list[Expr]], acc: list[list[Expr]]
     ) -> list[list[Expr]]:
         """acc + scale * xs * dot (+ min * xss), in the order of the formula."""
         matrix, lanes = self._matrix, self._isa.lanes
         _, xs, _, xss = self._activations
-        item_bytes = matrix.scales_bytes // TILE_ROWS
         result: list[list[Expr]] = [[] for _ in acc]
-        for vector in range(self._isa.row_vectors):
-            tile, first = self._vector_start(vector)
-            start = block + (tile + matrix.quant_bytes + item_bytes * first)
+        for v in range(len(acc[0])):
+            row_offset = (self._first + v * lanes) * matrix.scale_bytes
+            start = block + (row_offset + matrix.quant_bytes)
             scale = self._load_floats(start, matrix.scale_dtype)
             if matrix.has_minimum:
                 minimum = self._load_floats(start + matrix.scales_bytes, matrix.scale_dtype)
-            for token, token_dots in enumerate(dots):
-                dot = let(tirx.Cast(self._isa.f32, token_dots[vector]) * scale)
-                factor = tirx.Broadcast(xs[row + token, step], lanes)
-                total = let(fma(dot, factor, acc[token][vector], lanes))
+            for token, sums in enumerate(dots):
+                dot = let(tirx.Cast(self._isa.f32, sums[v]) * scale)
+                factor = tirx.Broadcast(xs[self._row + token, step], lanes)
+                total = let(fma(dot, factor, acc[token][v], lanes))
                 if matrix.has_minimum:
-                    factor = tirx.Broadcast(xss[row + token, step], lanes)
+                    factor = tirx.Broadcast(xss[self._row + token, step], lanes)
                     total = let(fma(minimum, factor, total, lanes))
                 result[token].append(total)
         return result
 
 
 class _FloatBlock(RegisterBlock):
-    def _steps(self) -> int:
-        return self._matrix.cols
-
-    def _emit_step(
-        self, base: Expr, row: Expr, step: Expr, acc: list[list[Expr]]
-    ) -> list[list[Expr]]:
+    def _emit_step(self, block: Expr, step: Expr, acc: list[list[Expr]]) -> list[list[Expr]]:
         matrix, lanes = self._matrix, self._isa.lanes
-        item_bytes = 2 if matrix.float_dtype == "float16" else 4
-        column = let(base + step * (item_bytes * TILE_ROWS))
-        weights = []
-        for vector in range(self._isa.row_vectors):
-            tile, first = self._vector_start(vector)
-            start = column + (tile + first * item_bytes)
-            weights.append(self._load_floats(start, matrix.float_dtype))
+        starts = [(self._first + v * lanes) * matrix.float_bytes for v in range(len(acc[0]))]
+        weights = [self._load_floats(block + start, matrix.float_dtype) for start in starts]
         result = []
         for token, sums in enumerate(acc):
-            x = let(tirx.Broadcast(self._activations[0][row + token, step], lanes))
-            result.append(
-                [
-                    let(fma(weight, x, total, lanes))
-                    for weight, total in zip(weights, sums, strict=True)
-                ]
-            )
+            x = let(tirx.Broadcast(self._activations[0][self._row + token, step], lanes))
+            pairs = zip(weights, sums, strict=True)
+            result.append([let(fma(weight, x, total, lanes)) for weight, total in pairs])
         return result
 
 

@@ -4,8 +4,8 @@ Contents:
     Epilogue        called by the kernel for each register block, in task order.
     make_epilogue   the epilogue of a `LinearSpec`.
 
-A unit is 32 outputs of the layer: two tiles, or four (gate, up, gate, up) where SiLU(gate) * up
-makes one output of two rows. Every unit owns whole groups of 32, so it can quantise them.
+A unit is 32 outputs of the layer: one panel, or two where SiLU(gate) * up makes one output of two
+rows (each panel: 16 gate, 16 up). Every unit owns whole groups of 32, so it can quantise them.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as builder
 
 from mlc_server.build.kernels.cpu.frame import scratch, tensor
-from mlc_server.build.kernels.cpu.packed_matrix import ROW_PADDING, TILE_ROWS, PackedMatrix
+from mlc_server.build.kernels.cpu.packed_matrix import PANEL_ROWS, PackedMatrix
 from mlc_server.build.kernels.cpu.vector_ops import let, quantize_group, silu, vector_type
 
 Expr = Any  # a TIR expression (tvm ships no types)
 Buffer = Any
 
-_STAGED_VALUES = 2 * ROW_PADDING  # f32 values of one row that wait for SiLU: gate, up, gate, up
+_HALF = PANEL_ROWS // 2
+_STAGED_VALUES = 2 * PANEL_ROWS  # f32 values of one row that wait for SiLU: gate, up, gate, up
 # Rows per staging buffer: TVM keeps buffers below 1024 bytes on the stack, others on the heap.
 _STAGED_TOKENS = 3
 
@@ -31,7 +32,7 @@ _STAGED_TOKENS = 3
 class Epilogue(ABC):
     """Receives the accumulators of one unit and some rows: begin, put (each vector), end."""
 
-    tiles_per_unit = ROW_PADDING // TILE_ROWS
+    panels_per_unit = 1
 
     def __init__(self, matrix: PackedMatrix) -> None:
         self._matrix = matrix
@@ -71,7 +72,7 @@ class _Store(Epilogue):
             self._residual = self._out
 
     def put(self, token: int, output: Expr, lanes: int, value: Expr) -> None:
-        column = let(self._unit * ROW_PADDING + output)
+        column = let(self._unit * PANEL_ROWS + output)
         self._store(self._row + token, column, lanes, value)
 
     def end(self) -> None:
@@ -93,23 +94,23 @@ class _RaggedStore(_Store):
 
     def begin(self, unit: Expr, row: Expr, tokens: int) -> None:
         super().begin(unit, row, tokens)
-        self._staged = scratch((tokens * ROW_PADDING,))
+        self._staged = scratch((tokens * PANEL_ROWS,))
 
     def put(self, token: int, output: Expr, lanes: int, value: Expr) -> None:
-        start = output + token * ROW_PADDING
+        start = output + token * PANEL_ROWS
         builder.buffer_store(self._staged, value, [tirx.Ramp(start, 1, lanes)])
 
     def end(self) -> None:
-        first = let(self._unit * ROW_PADDING)
-        count = let(tirx.min(self._matrix.rows - first, ROW_PADDING))
+        first = let(self._unit * PANEL_ROWS)
+        count = let(tirx.min(self._matrix.rows - first, PANEL_ROWS))
         with builder.serial(0, self._tokens) as token, builder.serial(0, count) as i:
-            self._store(self._row + token, first + i, 1, self._staged[token * ROW_PADDING + i])
+            self._store(self._row + token, first + i, 1, self._staged[token * PANEL_ROWS + i])
 
 
 class _GateUp(Epilogue):
     """h = silu(gate) * up for the 32 outputs of a unit, by way of a buffer in L1."""
 
-    tiles_per_unit = 2 * ROW_PADDING // TILE_ROWS
+    panels_per_unit = 2
 
     def begin(self, unit: Expr, row: Expr, tokens: int) -> None:
         super().begin(unit, row, tokens)
@@ -126,10 +127,10 @@ class _GateUp(Epilogue):
             with builder.serial(0, size) as token:
                 outputs = []
                 for half in range(2):
-                    start = token * _STAGED_VALUES + half * 2 * TILE_ROWS
-                    gate = buffer[tirx.Ramp(start, 1, TILE_ROWS)]
-                    up = buffer[tirx.Ramp(start + TILE_ROWS, 1, TILE_ROWS)]
-                    outputs.append(let(silu(gate, TILE_ROWS) * up))
+                    start = token * _STAGED_VALUES + half * PANEL_ROWS
+                    gate = buffer[tirx.Ramp(start, 1, _HALF)]
+                    up = buffer[tirx.Ramp(start + _HALF, 1, _HALF)]
+                    outputs.append(let(silu(gate, _HALF) * up))
                 self._finish(let(self._row + i * _STAGED_TOKENS + token), *outputs)
 
     @abstractmethod
@@ -140,17 +141,17 @@ class _GateUp(Epilogue):
 class _GateUpQuantized(_GateUp):
     def __init__(self, matrix: PackedMatrix, rows: Expr) -> None:
         super().__init__(matrix)
-        groups = matrix.part_tiles * TILE_ROWS // ROW_PADDING
-        self._quants = tensor("out_xq", (rows, groups * ROW_PADDING), "int8")
+        groups = matrix.panels // 2
+        self._quants = tensor("out_xq", (rows, groups * PANEL_ROWS), "int8")
         self._scale = tensor("out_xs", (rows, groups), "float32")
         self._total = tensor("out_xi", (rows, groups), "int32")
         self._scaled_total = tensor("out_xss", (rows, groups), "float32")
 
     def _finish(self, row: Expr, low: Expr, high: Expr) -> None:
         group = quantize_group(low, high)
-        for start, quants in ((0, group.low), (TILE_ROWS, group.high)):
-            column = self._unit * ROW_PADDING + start
-            builder.buffer_store(self._quants, quants, [row, tirx.Ramp(column, 1, TILE_ROWS)])
+        for start, quants in ((0, group.low), (_HALF, group.high)):
+            column = self._unit * PANEL_ROWS + start
+            builder.buffer_store(self._quants, quants, [row, tirx.Ramp(column, 1, _HALF)])
         builder.buffer_store(self._scale, group.scale, [row, self._unit])
         builder.buffer_store(self._total, group.total, [row, self._unit])
         builder.buffer_store(self._scaled_total, group.scaled_total, [row, self._unit])
@@ -163,16 +164,16 @@ class _GateUpFloat(_GateUp):
 
     def _finish(self, row: Expr, low: Expr, high: Expr) -> None:
         size = self._matrix.part_rows
-        column = let(self._unit * ROW_PADDING)
-        if size % ROW_PADDING == 0:
-            builder.buffer_store(self._out, low, [row, tirx.Ramp(column, 1, TILE_ROWS)])
-            start = column + TILE_ROWS
-            builder.buffer_store(self._out, high, [row, tirx.Ramp(start, 1, TILE_ROWS)])
+        column = let(self._unit * PANEL_ROWS)
+        if size % PANEL_ROWS == 0:
+            builder.buffer_store(self._out, low, [row, tirx.Ramp(column, 1, _HALF)])
+            start = column + _HALF
+            builder.buffer_store(self._out, high, [row, tirx.Ramp(start, 1, _HALF)])
             return
-        spill = scratch((ROW_PADDING,))
-        builder.buffer_store(spill, low, [tirx.Ramp(0, 1, TILE_ROWS)])
-        builder.buffer_store(spill, high, [tirx.Ramp(TILE_ROWS, 1, TILE_ROWS)])
-        with builder.serial(0, tirx.min(size - column, ROW_PADDING)) as lane:
+        spill = scratch((PANEL_ROWS,))
+        builder.buffer_store(spill, low, [tirx.Ramp(0, 1, _HALF)])
+        builder.buffer_store(spill, high, [tirx.Ramp(_HALF, 1, _HALF)])
+        with builder.serial(0, tirx.min(size - column, PANEL_ROWS)) as lane:
             builder.buffer_store(self._out, spill[lane], [row, column + lane])
 
 
@@ -183,5 +184,5 @@ def make_epilogue(kind: str, matrix: PackedMatrix, rows: Expr) -> Epilogue:
     if kind == "gate_up_float":
         return _GateUpFloat(matrix, rows)
     residual = {"store": None, "residual": "separate", "residual_inplace": "inplace"}[kind]
-    ragged = matrix.rows % ROW_PADDING != 0
+    ragged = matrix.rows % PANEL_ROWS != 0
     return (_RaggedStore if ragged else _Store)(matrix, rows, residual)

@@ -4,7 +4,7 @@ Contents:
     pack_function         disk tensors of a matrix -> its bytes in the arena.
     pack_vector_function  a norm weight or a bias, widened to f32.
 
-Cost: one pass over source and destination, bound by memory; parallel over tiles of 16 rows.
+Cost: one pass over source and destination, bound by memory; parallel over panels of 32 rows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as builder
 
 from mlc_server.build.kernels.cpu.frame import kernel, scratch, tensor
-from mlc_server.build.kernels.cpu.packed_matrix import TILE_ROWS, PackedMatrix
+from mlc_server.build.kernels.cpu.packed_matrix import PANEL_ROWS, PackedMatrix
 from mlc_server.build.kernels.cpu.vector_ops import GROUP, let
 
 __all__ = ["PackedMatrix", "pack_function", "pack_vector_function"]
@@ -33,8 +33,8 @@ def pack_function(matrix: PackedMatrix) -> PrimFunc:
             tensor(suffix[1:], shape, dtype) for suffix, (shape, dtype) in suffixes_and_types
         ]
         dst = tensor("dst", (matrix.nbytes,), "uint8")
-        with builder.parallel(0, matrix.tiles) as tile:
-            packer = _TilePacker(matrix, tile, dst)
+        with builder.parallel(0, matrix.panels) as panel:
+            packer = _PanelPacker(matrix, panel, dst)
             if matrix.is_quantized:
                 packer.pack_quantized(sources[0], sources[1:])
             else:
@@ -53,19 +53,14 @@ def pack_vector_function(length: int, dtype: str) -> PrimFunc:
     return ir.get()
 
 
-class _TilePacker:
-    """Emits the packing of one tile, 16 rows."""
+class _PanelPacker:
+    """Emits the packing of one panel, 32 rows."""
 
-    def __init__(self, matrix: PackedMatrix, tile: Expr, dst: Buffer) -> None:
+    def __init__(self, matrix: PackedMatrix, panel: Expr, dst: Buffer) -> None:
         self._matrix = matrix
         self._dst = dst
-        self._start = let(tirx.Cast("int64", tile) * matrix.tile_bytes)
-        if matrix.gate_up:
-            self._first_row = let(tile // 2 * TILE_ROWS)
-            self._part_start: Expr = let(tile % 2 * matrix.part_rows)
-        else:
-            self._first_row = let(tile * TILE_ROWS)
-            self._part_start = 0
+        self._start = let(tirx.Cast("int64", panel) * matrix.panel_bytes)
+        self._first_row = let(panel * (PANEL_ROWS // 2 if matrix.gate_up else PANEL_ROWS))
 
     def pack_quantized(self, weights: Buffer, scales: list[Buffer]) -> None:
         """Blocks of 32 columns: weights, then scales (and minima)."""
@@ -83,18 +78,17 @@ class _TilePacker:
                 self._store(offset, values, matrix.scales_bytes)
 
     def pack_float(self, weights: Buffer) -> None:
-        """[K][16] values."""
+        """[K][32] values."""
         matrix = self._matrix
-        vector_bytes = matrix.tile_bytes // matrix.cols
         with builder.serial(0, matrix.cols) as k:
             values = self._gather(matrix.float_dtype, weights, k, zero_padding=True)
-            self._store(self._start + k * vector_bytes, values, vector_bytes)
+            self._store(self._start + k * matrix.block_bytes, values, matrix.block_bytes)
 
     def _pack_nibbles(self, source: Buffer, group: Expr, base: Expr) -> None:
         """u32 words of 8 nibbles -> vectors of (column, column + 16) nibble pairs."""
 
         def constant(value: int) -> Expr:
-            return tirx.Broadcast(tirx.const(value, "uint32"), TILE_ROWS)
+            return tirx.Broadcast(tirx.const(value, "uint32"), PANEL_ROWS)
 
         def spread(halfword: Expr) -> Expr:
             # Four nibbles of 16 bits -> the low halves of four bytes.
@@ -108,34 +102,36 @@ class _TilePacker:
                 low, high = low >> constant(16), high >> constant(16)
             low = spread(let(low & constant(0xFFFF)))
             high = spread(let(high & constant(0xFFFF)))
-            self._store(base + 64 * j, low | (high << constant(4)), 64)
+            self._store(base + 128 * j, low | (high << constant(4)), 128)
 
     def _pack_bytes(self, source: Buffer, group: Expr, base: Expr) -> None:
         """int8 weights -> vectors of 4 columns per row, offset to unsigned."""
-        sign_bits = tirx.Broadcast(tirx.const(0x80808080, "uint32"), TILE_ROWS)
+        sign_bits = tirx.Broadcast(tirx.const(0x80808080, "uint32"), PANEL_ROWS)
         for j in range(8):
             columns = tirx.Ramp(group * GROUP + 4 * j, 1, 4)
             words = self._gather("uint32", source, columns)
-            self._store(base + 64 * j, words ^ sign_bits, 64)
+            self._store(base + 128 * j, words ^ sign_bits, 128)
 
     def _gather(
         self, dtype: str, source: Buffer, column: Expr, *, zero_padding: bool = False
     ) -> Expr:
-        """`source[row, column]` of the tile's rows as a vector of `dtype`.
+        """`source[row, column]` of the panel's rows as a vector of `dtype`.
 
         `column` may be a ramp whose elements together have the size of `dtype`. Rows that do not
         exist repeat the last one, or are zero with `zero_padding`.
         """
-        lanes = scratch((TILE_ROWS,), dtype)
-        for r in range(TILE_ROWS):
-            row = self._first_row + r
-            existing = tirx.min(row, self._matrix.part_rows - 1)
-            value = tirx.reinterpret(dtype, source[self._part_start + existing, column])
+        matrix = self._matrix
+        lanes = scratch((PANEL_ROWS,), dtype)
+        for r in range(PANEL_ROWS):
+            part, row = divmod(r, PANEL_ROWS // 2) if matrix.gate_up else (0, r)
+            row = self._first_row + row
+            existing = part * matrix.part_rows + tirx.min(row, matrix.part_rows - 1)
+            value = tirx.reinterpret(dtype, source[existing, column])
             if zero_padding:
-                exists = row < self._matrix.part_rows
+                exists = row < matrix.part_rows
                 value = tirx.Select(exists, value, tirx.const(0, dtype))
             builder.buffer_store(lanes, value, [r])
-        return let(lanes[tirx.Ramp(0, 1, TILE_ROWS)])
+        return let(lanes[tirx.Ramp(0, 1, PANEL_ROWS)])
 
     def _store(self, index: Expr, value: Expr, nbytes: int) -> None:
         as_bytes = tirx.reinterpret(f"uint8x{nbytes}", value)

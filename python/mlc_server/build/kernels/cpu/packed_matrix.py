@@ -3,19 +3,20 @@
 Contents:
     PackedMatrix    one weight matrix: sizes, offsets inside it, names, disk tensors.
 
-Layout of a matrix of N rows (outputs) and K columns (inputs): tiles of 16 rows, one after another;
-N is padded to a multiple of 32 with rows whose scales are zero. In a tile, per group of 32 columns
+Layout of a matrix of N rows (outputs) and K columns (inputs): panels of 32 rows, one after another,
+the last one padded with rows whose scales are zero. In a panel, per group of 32 columns
 (ascending), one block:
 
-    q4_*  4 x 64 bytes of nibbles: byte 4 r + i of vector j holds q[r, 4 j + i] in its low half and
-          q[r, 16 + 4 j + i] in its high half (r: row in the tile, columns relative to the group);
-          16 scales (f16 or f32, as on disk); q4_min also 16 minima of the same type
-    q8    8 x 64 bytes: byte 4 r + i of vector j holds q[r, 4 j + i] + 128; then 16 scales
-    f16, f32   no groups: [K][16] values
+    q4_*  4 x 128 bytes of nibbles: byte 4 r + i of vector j holds q[r, 4 j + i] in its low half and
+          q[r, 16 + 4 j + i] in its high half (r: row in the panel, columns relative to the group);
+          32 scales (f16 or f32, as on disk); q4_min also 32 minima of the same type
+    q8    8 x 128 bytes: byte 4 r + i of vector j holds q[r, 4 j + i] + 128; then 32 scales
+    f16, f32   no groups: [K][32] values
 
-A tile is one linear stream, and a 64-byte vector is an operand for 16 rows x 4 columns, so any
-vector width up to 512 bits reads it without shuffles. Gate and up projections (`gate_up`, on disk
-all gate rows then all up rows) alternate tiles: gate tile t, up tile t; each half is padded alone.
+A panel is one linear stream of whole cache lines, and any run of 4 l bytes of a vector is an
+operand for l rows x 4 columns, so every vector width up to 1024 bits reads it without shuffles.
+Gate and up projections (`gate_up`; on disk all gate rows, then all up rows) share panels: 16 gate
+rows, then the 16 up rows that belong to them.
 """
 
 from __future__ import annotations
@@ -25,8 +26,7 @@ from dataclasses import dataclass
 from mlc_server.build.kernels.cpu.vector_ops import GROUP
 from mlc_server.errors import CompileError
 
-TILE_ROWS = 16
-ROW_PADDING = 32
+PANEL_ROWS = 32
 
 ZERO_POINTS = {"q4_z7": 7, "q4_z8": 8, "q4_min": 0, "q8": 128}
 _WEIGHT_BITS = {"q4_z7": 4, "q4_z8": 4, "q4_min": 4, "q8": 8}
@@ -103,39 +103,49 @@ class PackedMatrix:
         return self.rows // 2 if self.gate_up else self.rows
 
     @property
-    def part_tiles(self) -> int:
-        """Tiles of one half (gate_up) or of the whole; even."""
-        return -(-self.part_rows // ROW_PADDING) * (ROW_PADDING // TILE_ROWS)
-
-    @property
-    def tiles(self) -> int:
-        return self.part_tiles * (2 if self.gate_up else 1)
+    def panels(self) -> int:
+        """Panels of 32 rows; with gate_up an even number, so that outputs come in whole 32s."""
+        return -(-self.part_rows // PANEL_ROWS) * (2 if self.gate_up else 1)
 
     @property
     def quant_bytes(self) -> int:
         """Bytes of the weights of one block; the scales follow."""
-        return TILE_ROWS * GROUP * self.bits // 8
+        return PANEL_ROWS * GROUP * self.bits // 8
 
     @property
     def scales_bytes(self) -> int:
-        """Bytes of the 16 scales of one block; the minima, if any, follow and take as many."""
-        return TILE_ROWS * _ITEM_BYTES[self.scale_dtype]
+        """Bytes of the 32 scales of one block; the minima, if any, follow and take as many."""
+        return PANEL_ROWS * self.scale_bytes
+
+    @property
+    def scale_bytes(self) -> int:
+        return _ITEM_BYTES[self.scale_dtype]
+
+    @property
+    def float_bytes(self) -> int:
+        """Bytes of one weight of a float scheme."""
+        return _ITEM_BYTES[self.float_dtype]
 
     @property
     def block_bytes(self) -> int:
-        """Bytes of one block: 16 rows x 32 columns with scales and minima."""
+        """Bytes of one step along K: 32 columns with scales and minima, or one float column."""
+        if not self.is_quantized:
+            return PANEL_ROWS * self.float_bytes
         return self.quant_bytes + self.scales_bytes * (2 if self.has_minimum else 1)
 
     @property
-    def tile_bytes(self) -> int:
-        if self.is_quantized:
-            return self.groups * self.block_bytes
-        return self.cols * TILE_ROWS * _ITEM_BYTES[self.float_dtype]
+    def steps(self) -> int:
+        """Blocks of a panel."""
+        return self.groups if self.is_quantized else self.cols
+
+    @property
+    def panel_bytes(self) -> int:
+        return self.steps * self.block_bytes
 
     @property
     def nbytes(self) -> int:
         """Bytes in the arena, a multiple of 64."""
-        return self.tiles * self.tile_bytes
+        return self.panels * self.panel_bytes
 
     @property
     def name(self) -> str:

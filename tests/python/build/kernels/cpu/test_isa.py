@@ -11,6 +11,7 @@ from tvm.tirx.script.builder import ir as builder
 from mlc_server.build.kernels.cpu.frame import kernel, tensor
 from mlc_server.build.kernels.cpu.isa import LEVELS, VectorIsa, restrict_target, select_isa
 from mlc_server.build.kernels.cpu.pipeline import build_functions
+from mlc_server.build.kernels.cpu.vector_ops import let
 from mlc_server.errors import CompileError
 from support.cpu_levels import HOST, RUNNABLE_LEVELS, target_and_isa, tensors
 
@@ -65,41 +66,41 @@ def test_an_unknown_level_is_refused() -> None:
 
 
 def dot_function(isa: VectorIsa, bits: int) -> object:
-    """out[l] = dot4(acc[l], weights, quad[row]) for every row."""
+    """out[l] = start[l] + a group's dot product of 8 quads, for every row."""
     lanes = isa.lanes
     with kernel("dot") as ir:
         rows = tirx.Var("rows", "int32")
-        weights = tensor("weights", (rows, 4 * lanes), "uint8")
-        quads = tensor("quads", (rows, 4), "int8")
-        acc = tensor("acc", (rows, lanes), "int32")
+        weights = tensor("weights", (rows, 8, 4 * lanes), "uint8")
+        quads = tensor("quads", (rows, 8, 4), "int8")
+        start = tensor("start", (rows, lanes), "int32")
         out = tensor("out", (rows, lanes), "int32")
         with builder.serial(0, rows) as row:
-            quad = tirx.reinterpret("int32", quads[row, tirx.Ramp(0, 1, 4)])
-            value = isa.dot4(
-                acc[row, tirx.Ramp(0, 1, lanes)],
-                weights[row, tirx.Ramp(0, 1, 4 * lanes)],
-                quad,
-                bits,
-            )
-            builder.buffer_store(out, value, [row, tirx.Ramp(0, 1, lanes)])
+            first = let(start[row, tirx.Ramp(0, 1, lanes)])
+            acc = isa.dot_begin(first, bits)
+            for i in range(8):
+                quad = let(tirx.reinterpret("int32", quads[row, i, tirx.Ramp(0, 1, 4)]))
+                operand = let(weights[row, i, tirx.Ramp(0, 1, 4 * lanes)])
+                acc = let(isa.dot4(acc, operand, quad, bits))
+            total = isa.dot_end(acc, first, bits)
+            builder.buffer_store(out, total, [row, tirx.Ramp(0, 1, lanes)])
     return ir.get()
 
 
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("level", RUNNABLE_LEVELS)
-def test_dot4_is_exact_at_the_extremes_and_at_random(level: str, bits: int) -> None:
+def test_dots_are_exact_at_the_extremes_and_at_random(level: str, bits: int) -> None:
     target, isa = target_and_isa(level)
     rng = np.random.default_rng(bits)
     rows, lanes, top = 64, isa.lanes, 2**bits
-    weights = rng.integers(0, top, (rows, 4 * lanes), dtype=np.uint8)
-    quads = rng.integers(-127, 128, (rows, 4), dtype=np.int8)
-    weights[:2] = top - 1  # saturates 16-bit pair sums where a level uses them carelessly
+    weights = rng.integers(0, top, (rows, 8, 4 * lanes), dtype=np.uint8)
+    quads = rng.integers(-127, 128, (rows, 8, 4), dtype=np.int8)
+    weights[:2] = top - 1  # saturates 16-bit sums where a level uses them carelessly
     quads[0], quads[1] = 127, -127
-    acc = rng.integers(-(2**24), 2**24, (rows, lanes), dtype=np.int32)
+    start = rng.integers(-(2**24), 2**24, (rows, lanes), dtype=np.int32)
     out = np.zeros((rows, lanes), np.int32)
-    arguments = tensors(weights, quads, acc, out)
+    arguments = tensors(weights, quads, start, out)
     build_functions({"dot": dot_function(isa, bits)}, target)["dot"](*arguments)
 
-    signed = weights.astype(np.int64).reshape(rows, lanes, 4) - isa.dot_bias(bits)
-    expected = acc + (signed * quads[:, None, :]).sum(-1)
+    signed = weights.astype(np.int64).reshape(rows, 8, lanes, 4) - isa.dot_bias(bits)
+    expected = start + (signed * quads[:, :, None, :]).sum((1, 3))
     np.testing.assert_array_equal(arguments[3].numpy(), expected)

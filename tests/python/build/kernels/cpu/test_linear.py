@@ -193,7 +193,7 @@ def test_gate_up_is_silu_of_gate_times_up(matrix: PackedMatrix, level: str) -> N
 @pytest.mark.parametrize("matrix", GATE_UP, ids=lambda m: m.name)
 def test_quantised_gate_up_quantises_the_float_one(matrix: PackedMatrix, level: str) -> None:
     x = activations(matrix.cols)
-    size, groups = matrix.part_rows, matrix.part_tiles // 2
+    size, groups = matrix.part_rows, matrix.panels // 2
     for rows in ROW_COUNTS:
         floats = layer(LinearSpec(matrix, "gate_up_float"), level)
         (h,) = floats.run(x.rows(rows), np.zeros((rows, size), np.float32))

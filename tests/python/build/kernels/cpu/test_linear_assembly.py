@@ -67,14 +67,14 @@ def dot_loops(spec: LinearSpec, level: str) -> list[list[str]]:
 @pytest.mark.parametrize("level", list(TARGETS))
 @pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
 def test_each_row_count_has_a_loop_of_dot_products(spec: LinearSpec, level: str) -> None:
-    """A block of t rows multiplies 8 quads of each output vector: t * row_vectors * 8 dots."""
+    """A block of t rows multiplies 8 quads of each output vector: t * vectors * 8 dots."""
     isa = select_isa(Target({"kind": "llvm", **TARGETS[level]}))
     factor = spec.matrix.bits // 4 if level == "avx2" else 1
     found = {
         sum(bool(DOT[level].search(line)) for line in loop) // factor
         for loop in dot_loops(spec, level)
     }
-    wanted = {8 * isa.row_vectors * tokens for tokens in range(1, isa.max_tokens + 1)}
+    wanted = {8 * isa.vectors_for(t) * t for t in range(1, isa.max_tokens + 1)}
     assert wanted <= found
 
 

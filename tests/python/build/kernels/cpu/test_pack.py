@@ -20,11 +20,14 @@ def packed(matrix: PackedMatrix, sources: list[np.ndarray]) -> np.ndarray:
     return arguments[-1].numpy()
 
 
-def tile_rows(matrix: PackedMatrix, tile: int) -> list[int]:
-    """Source rows of a tile; -1 for padding."""
-    part, index = (tile % 2, tile // 2) if matrix.gate_up else (0, tile)
-    rows = range(16 * index, 16 * index + 16)
-    return [part * matrix.part_rows + r if r < matrix.part_rows else -1 for r in rows]
+def panel_rows(matrix: PackedMatrix, panel: int) -> list[int]:
+    """Source rows of a panel; -1 for padding."""
+    parts, size = (2, 16) if matrix.gate_up else (1, 32)
+    return [
+        part * matrix.part_rows + row if row < matrix.part_rows else -1
+        for part in range(parts)
+        for row in range(size * panel, size * panel + size)
+    ]
 
 
 def expected_block(
@@ -33,10 +36,10 @@ def expected_block(
     """(bytes of the weights, scales and minima) of one block; padding rows get zero scales."""
     stored = stored_weights(matrix, sources)[rows][:, GROUP * group : GROUP * (group + 1)]
     if matrix.bits == 8:
-        quants = stored.reshape(16, 8, 4).transpose(1, 0, 2)
+        quants = stored.reshape(32, 8, 4).transpose(1, 0, 2)
     else:
         pairs = stored[:, :16] | stored[:, 16:] << 4
-        quants = pairs.reshape(16, 4, 4).transpose(1, 0, 2)
+        quants = pairs.reshape(32, 4, 4).transpose(1, 0, 2)
     exists = np.array(rows) >= 0
     scales = [np.where(exists, s[rows, group], 0).astype(s.dtype) for s in sources[1:]]
     return quants.astype(np.uint8).reshape(-1), scales
@@ -56,17 +59,17 @@ QUANTIZED = [
 
 
 @pytest.mark.parametrize("matrix", QUANTIZED, ids=lambda m: m.name)
-def test_quantised_tiles_follow_the_layout(matrix: PackedMatrix) -> None:
+def test_quantised_panels_follow_the_layout(matrix: PackedMatrix) -> None:
     sources = random_sources(matrix)
-    tiles = packed(matrix, sources).reshape(matrix.tiles, matrix.groups, matrix.block_bytes)
-    for tile in range(matrix.tiles):
-        rows = tile_rows(matrix, tile)
+    panels = packed(matrix, sources).reshape(matrix.panels, matrix.groups, matrix.block_bytes)
+    for panel in range(matrix.panels):
+        rows = panel_rows(matrix, panel)
         exists = np.array(rows) >= 0
         for group in range(matrix.groups):
-            block = tiles[tile, group]
+            block = panels[panel, group]
             quants, scales = expected_block(matrix, sources, rows, group)
-            actual = block[: matrix.quant_bytes].reshape(-1, 16, 4)[:, exists]
-            np.testing.assert_array_equal(actual, quants.reshape(-1, 16, 4)[:, exists])
+            actual = block[: matrix.quant_bytes].reshape(-1, 32, 4)[:, exists]
+            np.testing.assert_array_equal(actual, quants.reshape(-1, 32, 4)[:, exists])
             tail = block[matrix.quant_bytes :].view(matrix.scale_dtype)
             np.testing.assert_array_equal(tail, np.concatenate(scales))
 
@@ -80,14 +83,14 @@ def test_quantised_tiles_follow_the_layout(matrix: PackedMatrix) -> None:
     ],
     ids=lambda m: m.name,
 )
-def test_float_tiles_are_transposed_and_zero_padded(matrix: PackedMatrix) -> None:
+def test_float_panels_are_transposed_and_zero_padded(matrix: PackedMatrix) -> None:
     (weights,) = random_sources(matrix)
-    tiles = packed(matrix, [weights]).view(matrix.float_dtype)
-    tiles = tiles.reshape(matrix.tiles, matrix.cols, 16)
-    for tile in range(matrix.tiles):
-        rows = tile_rows(matrix, tile)
+    panels = packed(matrix, [weights]).view(matrix.float_dtype)
+    panels = panels.reshape(matrix.panels, matrix.cols, 32)
+    for panel in range(matrix.panels):
+        rows = panel_rows(matrix, panel)
         expected = np.where(np.array(rows)[:, None] >= 0, weights[rows], 0)
-        np.testing.assert_array_equal(tiles[tile].T, expected)
+        np.testing.assert_array_equal(panels[panel].T, expected)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
@@ -104,8 +107,7 @@ def test_sizes_are_whole_cache_lines_and_near_the_bits_of_the_weights(
     matrix: PackedMatrix,
 ) -> None:
     assert matrix.nbytes % 64 == 0
-    assert matrix.tiles % 2 == 0
-    padded = matrix.tiles * 16 * matrix.groups * GROUP
+    padded = matrix.panels * 32 * matrix.groups * GROUP
     per_scale = {"float16": 16, "float32": 32}[matrix.scale_dtype]
     scales = per_scale * (2 if matrix.has_minimum else 1)
     assert matrix.nbytes * 8 == padded * matrix.bits + padded // GROUP * scales
