@@ -13,7 +13,7 @@ from mlc_server import _core
 from mlc_server.engine.convert import delta_from, request_error, sampling_params
 from mlc_server.engine.retry_after import RetryAfter
 from mlc_server.engine.types import CompletedChoice, Delta, GenerationRequest, Handle
-from mlc_server.errors import GenerationFailed, Unavailable
+from mlc_server.errors import GenerationFailed, InvalidRequest, Unavailable
 from mlc_server.limits import HEARTBEAT_STALE_S
 
 logger = logging.getLogger(__name__)
@@ -92,6 +92,9 @@ class AsyncEngine:
             raise Unavailable(self._stall_reason)
         if self._loop is None:
             raise Unavailable("the engine is not running")
+        if request.grammar is not None:
+            param = request.grammar.param
+            raise InvalidRequest(f"{param}: grammars are not supported by this server", param=param)
         params = sampling_params(request.sampling)
         request_id = next(self._ids)
         try:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+GrammarKind = Literal["json_object", "json_schema", "regex", "choice", "lark"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +35,32 @@ class SamplingOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class GrammarSpec:
+    """What the whole output must match; the same spec is compiled once.
+
+    `source`, by kind: "json_object": empty; "json_schema": the schema as JSON text; "regex": a
+    regular expression without look-around, anchored at both ends; "choice": a JSON list of strings;
+    "lark": a grammar in llguidance's dialect of Lark, rule `start` first.
+    `param` is the request field that errors name.
+    """
+
+    kind: GrammarKind
+    source: str = ""
+    param: str = field(default="response_format", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """A prompt to continue `num_choices` times. Lower `priority` runs first."""
+    """A prompt to continue `num_choices` times. Lower `priority` runs first.
+
+    With a `grammar`, tokens are drawn among those that keep the output a prefix of a match.
+    """
 
     prompt_ids: Sequence[int]
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     num_choices: int = 1
     priority: int = 0
+    grammar: GrammarSpec | None = None
 
 
 class TokenLogprob(NamedTuple):
