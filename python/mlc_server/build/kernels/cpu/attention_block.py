@@ -75,7 +75,15 @@ class Task:
         """16 consecutive values of K (part 0) or V (part 1) of this head in `page`, as f32."""
         place = (self.layer, page, tirx.Cast("int64", self.kv_head), part)
         half = load(self.tables["kv"], *place, offset)
-        return f16_to_f32(half, LANES, native=self.isa.name != "portable")
+        return f16_to_f32(half, LANES, native=self.isa.has_f16)
+
+    def prefetch(self, part: int, page: Expr, offset: Expr) -> None:
+        """Asks for the cache line of K (part 0) or V (part 1) that holds element `offset`."""
+        place = (self.layer, page, tirx.Cast("int64", self.kv_head), part, offset)
+        address = tirx.address_of(self.tables["kv"][place])
+        read, keep, data = (tirx.const(value, "int32") for value in (0, 3, 1))
+        request = tirx.call_llvm_intrin("void", "llvm.prefetch", address, read, keep, data)
+        builder.evaluate(request)
 
     def page_at(self, page_index: Expr) -> Expr:
         """Page id, i64, of page `page_index` of the whole table."""
@@ -108,6 +116,11 @@ class Block:
     @property
     def pairs(self) -> int:
         return len(self.row_index) * self.task.shape.group_size
+
+    @property
+    def streams(self) -> bool:
+        """Whether pages come from memory: one row (decode) reads them once, blocks from cache."""
+        return len(self.row_index) == 1
 
     @property
     def padded_pairs(self) -> int:
@@ -239,20 +252,25 @@ def _emit_scores(block: Block, split: Expr, table_first: Expr, vectors: Expr) ->
         builder.serial(0, (vectors + (width - 1)) // width) as step,
     ):
         first_pair = let(part * together)
-        pages = []
-        for v in range(width):
-            index = let(tirx.min(table_first + step * width + v, block.table_last))
-            pages.append(block.task.page_at(index))
+        pages = _pages(block, table_first, step, width)
+        coming = _pages(block, table_first, step + 1, width) if block.streams else []
         tile = _register_tile(together, width)
-        with builder.serial(0, dim) as d:
-            factors = [
-                let(tirx.Broadcast(block.query[(first_pair + p) * dim + d], LANES))
-                for p in range(together)
-            ]
-            for v in range(width):
-                keys = block.task.kv_vector(0, pages[v], d * PAGE_SIZE)
-                for p in range(together):
-                    _accumulate(tile[p][v], factors[p], keys)
+        # Two components of 16 tokens are one cache line.
+        with builder.serial(0, dim // 2) as pair_of_components:
+            first = let(pair_of_components * 2)
+            for page in pages if block.streams else []:
+                block.task.prefetch(1, page, first * PAGE_SIZE)
+            for page in coming:
+                block.task.prefetch(0, page, first * PAGE_SIZE)
+            for d in (first, let(first + 1)):
+                factors = [
+                    let(tirx.Broadcast(block.query[(first_pair + p) * dim + d], LANES))
+                    for p in range(together)
+                ]
+                for v in range(width):
+                    keys = block.task.kv_vector(0, pages[v], d * PAGE_SIZE)
+                    for p in range(together):
+                        _accumulate(tile[p][v], factors[p], keys)
         for p in range(together):
             pair = let(first_pair + p)
             valid = let(tirx.Broadcast(block.valid_tokens(pair, split), LANES))
@@ -261,6 +279,14 @@ def _emit_scores(block: Block, split: Expr, table_first: Expr, vectors: Expr) ->
                 seen = builder.ramp(token, 1, LANES) < valid
                 value = tirx.Select(seen, load(tile[p][v], 0), splat(_MASKED, LANES))
                 store(block.scores, value, pair * SPLIT + token)
+
+
+def _pages(block: Block, table_first: Expr, step: Expr, width: int) -> list[Expr]:
+    """Pages of vectors step * width ..; the sequence's last page again where there are no more."""
+    indices = [
+        let(tirx.min(table_first + step * width + v, block.table_last)) for v in range(width)
+    ]
+    return [block.task.page_at(index) for index in indices]
 
 
 def _emit_softmax(block: Block, vectors: Expr) -> None:

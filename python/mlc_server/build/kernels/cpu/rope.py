@@ -175,10 +175,10 @@ def rotary_kernel(shape: AttentionShape, isa: VectorIsa) -> tirx.PrimFunc:
             for part, key in enumerate(rotate(row, q_width + head * dim, i)):
                 column = let(part * half + i * lanes)
                 index = builder.ramp(column * PAGE_SIZE + token, PAGE_SIZE, lanes)
-                half_key = f32_to_f16(key, lanes, native=isa.name != "portable")
+                half_key = f32_to_f16(key, lanes, native=isa.has_f16)
                 builder.buffer_store(kv, half_key, [*place, 0, index])
                 value = load(qkv, row, values_at + column, lanes=lanes)
-                half_value = f32_to_f16(value, lanes, native=isa.name != "portable")
+                half_value = f32_to_f16(value, lanes, native=isa.has_f16)
                 store(kv, half_value, *place, 1, token * dim + column, lanes=lanes)
 
         def emit(row: Expr) -> None:
