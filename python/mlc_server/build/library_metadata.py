@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlc_server.build.kernels.cpu.attention import PAGE_SIZE
-from mlc_server.build.kernels.cpu.pack import PackedMatrix
+from mlc_server.build.kernels.cpu.attention_task import PAGE_SIZE
+from mlc_server.build.kernels.cpu.packed_matrix import PackedMatrix
 from mlc_server.build.manifest import Manifest
 from mlc_server.build.targets import CompileTarget
 

@@ -141,6 +141,22 @@ def test_schemes_may_differ_from_tensor_to_tensor(compiled: Factory) -> None:
 
 
 @pytest.mark.slow
+def test_partial_groups_of_the_mlp_match_the_reference(compiled: Factory) -> None:
+    model, reference = compiled("q4_min", intermediate_size=176)
+    ids = tokens(20)
+    check_logits(model.step([Chunk(0, ids, range(20))]), reference.forward(ids), INT8_ERROR)
+
+
+@pytest.mark.parametrize("changes", [{"head_dim": 24}, {"hidden_size": 80}])
+def test_sizes_no_kernel_takes_are_refused(tmp_path: Path, changes: dict[str, int]) -> None:
+    manifest = load_manifest(write_tiny_model(tmp_path / "m", "f32", **changes))  # type: ignore[arg-type]
+    with pytest.raises(CompileError) as error:
+        compile_library(manifest, "auto", tmp_path / "library.so")
+    assert str(next(iter(changes.values()))) in error.value.seen
+    assert not (tmp_path / "library.so").exists()
+
+
+@pytest.mark.slow
 def test_quantised_heads_that_straddle_groups_match_the_reference(compiled: Factory) -> None:
     model, reference = compiled("q8", head_dim=48, num_q_heads=2, num_kv_heads=1)
     ids = tokens(20)

@@ -7,14 +7,13 @@ quantised by the kernel that makes them, when the linear layer that reads them i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor
 
-from mlc_server.build.kernels.cpu.attention import PAGE_SIZE, AttentionShape, attention_kernel
+from mlc_server.build.kernels.cpu.attention import attention_kernel
+from mlc_server.build.kernels.cpu.attention_task import AttentionShape
 from mlc_server.build.kernels.cpu.embedding import embedding_function, embedding_name
 from mlc_server.build.kernels.cpu.isa import VectorIsa
 from mlc_server.build.kernels.cpu.linear import LinearSpec, linear_function
@@ -24,28 +23,10 @@ from mlc_server.build.kernels.cpu.vector_ops import GROUP
 from mlc_server.build.library_metadata import Limits, WeightLayout
 from mlc_server.build.manifest import ModelConfig
 from mlc_server.build.models.calls import KernelCalls, Workspace, constant, inputs_first
+from mlc_server.build.models.step import Step, dimension_bounds
 
 # f32 [M, K], or quantised: xq i8 [M, K], xs f32, xi i32, xss f32 [M, K / 32].
 Activations = list[Tensor]
-
-
-@dataclass(frozen=True)
-class Step:
-    """The tables of one step (see `LlamaForCausalLM.forward`) and what is made once from them."""
-
-    positions: Tensor
-    write_slots: Tensor
-    page_offsets: Tensor
-    page_table: Tensor
-    attention_items: Tensor
-    combine_items: Tensor
-    weights: Tensor
-    rotary_table: Tensor
-
-    @property
-    def rows(self) -> Any:
-        """M, symbolic."""
-        return self.positions.shape[0]
 
 
 class Context:
@@ -71,9 +52,9 @@ class Context:
         """Tensors of the workspace that a linear layer of `width` columns reads."""
         if not quantized:
             return [self.workspace(role, (rows, width), "float32")]
-        groups = width // GROUP
+        groups = -(-width // GROUP)
         return [
-            self.workspace(f"{role}_quants", (rows, width), "int8"),
+            self.workspace(f"{role}_quants", (rows, groups * GROUP), "int8"),
             self.workspace(f"{role}_scales", (rows, groups), "float32"),
             self.workspace(f"{role}_totals", (rows, groups), "int32"),
             self.workspace(f"{role}_scaled_totals", (rows, groups), "float32"),
@@ -279,32 +260,3 @@ class LlamaForCausalLM(nn.Module):  # type: ignore[misc] # tvm ships no types
             [context.workspace("hidden", shape, "float32")],
         )
         return hidden
-
-
-def forward_spec(config: ModelConfig, arena_bytes: int) -> dict[str, Any]:
-    """Argument types of `LlamaForCausalLM.forward`; named dimensions are symbolic."""
-    table = {
-        "token_ids": ["num_rows"],
-        "positions": ["num_rows"],
-        "write_slots": ["num_rows"],
-        "page_offsets": ["num_page_offsets"],
-        "page_table": ["num_table_pages"],
-        "attention_items": ["num_items", 4],
-        "combine_items": ["num_combines", 3],
-        "logit_rows": ["num_logit_rows"],
-    }
-    page_values = PAGE_SIZE * config.head_dim
-    kv_shape = [config.num_layers, "num_pages", config.num_kv_heads, 2, page_values]
-    spec: dict[str, Any] = {name: nn.spec.Tensor(shape, "int32") for name, shape in table.items()}
-    spec["kv_pages"] = nn.spec.Tensor(kv_shape, "float16")
-    spec["weights"] = nn.spec.Tensor([arena_bytes], "uint8")
-    return spec
-
-
-def dimension_bounds(limits: Limits) -> Mapping[str, int]:
-    """Largest values of the symbolic dimensions that intermediate tensors have."""
-    return {
-        "num_rows": limits.max_rows,
-        "num_items": limits.max_attention_items,
-        "num_logit_rows": limits.max_logit_rows,
-    }

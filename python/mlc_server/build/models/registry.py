@@ -10,7 +10,8 @@ from tvm.target import Target
 from mlc_server.build.kernels.cpu.isa import VectorIsa
 from mlc_server.build.library_metadata import Limits, WeightLayout
 from mlc_server.build.manifest import ModelConfig
-from mlc_server.build.models.llama import LlamaForCausalLM, forward_spec
+from mlc_server.build.models.llama import LlamaForCausalLM
+from mlc_server.build.models.step import forward_spec
 from mlc_server.errors import CompileError
 
 NETWORKS: dict[str, Any] = {"llama": LlamaForCausalLM, "mistral": LlamaForCausalLM}

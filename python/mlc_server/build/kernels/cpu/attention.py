@@ -24,15 +24,12 @@ from tvm.tirx.script.builder import ir as builder
 
 from mlc_server.build.kernels.cpu.attention_block import (
     NO_MAXIMUM,
-    PAGE_SIZE,
-    SPLIT,
-    AttentionShape,
     Block,
-    Task,
     emit_split,
     merge_states,
     open_block,
 )
+from mlc_server.build.kernels.cpu.attention_task import PAGE_SIZE, SPLIT, AttentionShape, Task
 from mlc_server.build.kernels.cpu.frame import (
     LANES,
     constant,
@@ -46,8 +43,6 @@ from mlc_server.build.kernels.cpu.frame import (
 )
 from mlc_server.build.kernels.cpu.isa import VectorIsa
 from mlc_server.build.kernels.cpu.vector_ops import GROUP, fma, let, quantize_group, splat
-
-__all__ = ["PAGE_SIZE", "SPLIT", "AttentionShape", "attention_kernel"]
 
 Expr = Any  # a TIR expression (tvm ships no types)
 

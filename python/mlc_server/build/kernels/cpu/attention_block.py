@@ -1,12 +1,10 @@
 """Attention of a block of query rows with the heads that share one KV head.
 
 Contents:
-    AttentionShape  sizes of one model's attention.
-    Task            what a parallel task works on.
-    Block           state of the (row, head) pairs of a block.
-    open_block      a block with nothing attended to yet.
-    emit_split      attends to one split: scores, softmax, values, merge.
-    merge_states    the merge of two softmax states, everywhere the same.
+    Block         state of the (row, head) pairs of a block.
+    open_block    a block with nothing attended to yet.
+    emit_split    attends to one split: scores, softmax, values, merge.
+    merge_states  the merge of two softmax states, everywhere the same.
 
 Scores have tokens in their lanes (K pages are [head_dim][16]), values have components of the head
 (V pages are [16][head_dim]), so a page's vectors are loaded and widened once for several pairs.
@@ -14,80 +12,22 @@ Scores have tokens in their lanes (K pages are [head_dim][16]), values have comp
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tvm import tirx
 from tvm.tirx.script.builder import ir as builder
 
+from mlc_server.build.kernels.cpu.attention_task import PAGE_SIZE, SPLIT, Task
 from mlc_server.build.kernels.cpu.frame import LANES, lane_max, lane_sum, load, scratch, store
-from mlc_server.build.kernels.cpu.isa import VectorIsa
-from mlc_server.build.kernels.cpu.vector_ops import GROUP, exp, f16_to_f32, fma, let, splat
+from mlc_server.build.kernels.cpu.vector_ops import exp, fma, let, splat
 
 Expr = Any  # a TIR expression (tvm ships no types)
 
-PAGE_SIZE = 16  # tokens of one KV page: one vector
-SPLIT = 256  # tokens of one self-contained softmax
 NO_MAXIMUM = -1.0e29  # maximum of no tokens
 _MASKED = -1.0e30  # score of a token behind the row's position; exp(_MASKED - NO_MAXIMUM) is 0
 _SPLIT_PAGES = SPLIT // PAGE_SIZE
 _MAX_TOGETHER = 7  # pairs of one register block
-
-
-@dataclass(frozen=True)
-class AttentionShape:
-    """Sizes of attention. head_dim is a multiple of 16; q heads share kv heads in equal groups."""
-
-    num_layers: int
-    num_q_heads: int
-    num_kv_heads: int
-    head_dim: int
-
-    @property
-    def group_size(self) -> int:
-        """Query heads that share one KV head."""
-        return self.num_q_heads // self.num_kv_heads
-
-    @property
-    def width(self) -> int:
-        """Elements of one row of q or of the output."""
-        return self.num_q_heads * self.head_dim
-
-    @property
-    def quantizes_output(self) -> bool:
-        """Whether groups of 32 outputs never straddle two heads."""
-        return self.head_dim % GROUP == 0
-
-
-@dataclass(frozen=True)
-class Task:
-    """One item of one KV head. `tables`: the kernel's tensors; `layer`: i64; others: i32."""
-
-    shape: AttentionShape
-    isa: VectorIsa
-    tables: Mapping[str, Any]
-    layer: Expr
-    item: Expr
-    kv_head: Expr
-
-    def kv_vector(self, part: int, page: Expr, offset: Expr) -> Expr:
-        """16 consecutive values of K (part 0) or V (part 1) of this head in `page`, as f32."""
-        place = (self.layer, page, tirx.Cast("int64", self.kv_head), part)
-        half = load(self.tables["kv"], *place, offset)
-        return f16_to_f32(half, LANES, native=self.isa.has_f16)
-
-    def prefetch(self, part: int, page: Expr, offset: Expr) -> None:
-        """Asks for the cache line of K (part 0) or V (part 1) that holds element `offset`."""
-        place = (self.layer, page, tirx.Cast("int64", self.kv_head), part, offset)
-        address = tirx.address_of(self.tables["kv"][place])
-        read, keep, data = (tirx.const(value, "int32") for value in (0, 3, 1))
-        request = tirx.call_llvm_intrin("void", "llvm.prefetch", address, read, keep, data)
-        builder.evaluate(request)
-
-    def page_at(self, page_index: Expr) -> Expr:
-        """Page id, i64, of page `page_index` of the whole table."""
-        return let(tirx.Cast("int64", self.tables["page_table"][page_index]))
 
 
 @dataclass(frozen=True)

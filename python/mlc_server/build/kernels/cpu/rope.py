@@ -21,7 +21,7 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script.builder import ir as builder
 
-from mlc_server.build.kernels.cpu.attention import PAGE_SIZE, AttentionShape
+from mlc_server.build.kernels.cpu.attention_task import PAGE_SIZE, AttentionShape
 from mlc_server.build.kernels.cpu.frame import (
     kernel,
     load,

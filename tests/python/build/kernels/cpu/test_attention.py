@@ -8,12 +8,8 @@ import numpy as np
 import pytest
 import tvm
 
-from mlc_server.build.kernels.cpu.attention import (
-    PAGE_SIZE,
-    SPLIT,
-    AttentionShape,
-    attention_kernel,
-)
+from mlc_server.build.kernels.cpu.attention import attention_kernel
+from mlc_server.build.kernels.cpu.attention_task import PAGE_SIZE, SPLIT, AttentionShape
 from mlc_server.build.kernels.cpu.isa import restrict_target, select_isa
 from mlc_server.build.kernels.cpu.pipeline import build_functions
 from mlc_server.build.targets import resolve_target

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tvm
 
-from mlc_server.build.kernels.cpu.attention import PAGE_SIZE, AttentionShape
+from mlc_server.build.kernels.cpu.attention_task import PAGE_SIZE, AttentionShape
 from mlc_server.build.kernels.cpu.isa import restrict_target, select_isa
 from mlc_server.build.kernels.cpu.pipeline import build_functions
 from mlc_server.build.kernels.cpu.rope import rotary_kernel, rotary_table_kernel, turns_per_token
