@@ -78,6 +78,11 @@ class VectorIsa:
         """Whether the target converts vectors between f16 and f32 in hardware."""
         return self.name != "portable"
 
+    @property
+    def dots_take_lanes(self) -> bool:
+        """Whether a dot product takes its quad from a lane of a register, without a broadcast."""
+        return self.name == "neon"
+
     def dot_begin(self, start: Expr, bits: int) -> Expr:
         """Accumulators whose value is `start` (i32 x lanes), to pass through `dot4`."""
         return splat(0, 2 * self.lanes, "int16") if self._has_short_sums(bits) else start
@@ -172,7 +177,7 @@ _ISAS: dict[str, VectorIsa] = {
     "avx512vnni": VectorIsa("avx512vnni", 16, 32, 2, 5, _dot4_vnni),
     "avxvnni": VectorIsa("avxvnni", 8, 16, 2, 3, _dot4_vnni),
     "avx2": VectorIsa("avx2", 8, 16, 1, 5, _dot4_avx2),
-    "neon": VectorIsa("neon", 4, 32, 4, 3, _dot4_neon),
+    "neon": VectorIsa("neon", 4, 32, 2, 5, _dot4_neon),
     "portable": VectorIsa("portable", 4, 16, 4, 1, _dot4_portable),
 }
 

@@ -14,6 +14,7 @@ memory, four int8 or one f32 at a time.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 from tvm import tirx
@@ -73,7 +74,7 @@ class RegisterBlock(ABC):
         base = let(self._offset + tirx.Cast("int64", panel) * self._matrix.panel_bytes)
         with builder.serial(0, self._matrix.steps) as step:
             block = let(base + step * self._matrix.block_bytes)
-            self._prefetch(block)
+            self._prefetch(block, vectors)
             values = self._emit_step(block, step, [[acc[s] for s in r] for r in slots])
             for slot, value in zip(flat, [v for r in values for v in r], strict=True):
                 builder.buffer_store(acc, value, [slot])
@@ -83,12 +84,17 @@ class RegisterBlock(ABC):
     def _emit_step(self, block: Expr, step: Expr, acc: list[list[Expr]]) -> list[list[Expr]]:
         """One iteration over K; `block` is its first byte in the arena. Returns the new acc."""
 
-    def _prefetch(self, block: Expr) -> None:
-        """Asks for the block a fixed distance ahead; one past the arena is no error."""
+    def _prefetch(self, block: Expr, vectors: int) -> None:
+        """Asks for a block a fixed distance ahead: the share of these outputs among the panel's.
+
+        An address past the arena is no error.
+        """
+        row_bytes = self._matrix.block_bytes // PANEL_ROWS
         distance = min(PREFETCH_DISTANCE, self._matrix.panel_bytes)
+        start = let(block + self._first * row_bytes)
         read, keep, data = (tirx.const(value, "int32") for value in (0, 3, 1))
-        for line in range(0, self._matrix.block_bytes, CACHE_LINE):
-            address = tirx.address_of(self._arena[block + (distance + line)])
+        for line in range(0, vectors * self._isa.lanes * row_bytes, CACHE_LINE):
+            address = tirx.address_of(self._arena[start + (distance + line)])
             builder.evaluate(
                 tirx.call_llvm_intrin("void", "llvm.prefetch", address, read, keep, data)
             )
@@ -112,17 +118,24 @@ class _QuantizedBlock(RegisterBlock):
         isa, bits, vectors = self._isa, self._matrix.bits, len(acc[0])
         starts = [self._dot_start(token, step) for token in range(len(acc))]
         dots = [[isa.dot_begin(start, bits)] * vectors for start in starts]
-        for quad, weights in self._weights(block, vectors):
+        quads = [self._quads(token, step) for token in range(len(acc))]
+        for index, weights in self._weights(block, vectors):
             for token, sums in enumerate(dots):
-                # Four activations of one row: the same bytes for every output.
-                columns = tirx.Ramp(step * GROUP + 4 * quad, 1, 4)
-                raw = self._activations[0][self._row + token, columns]
-                bytes4 = let(tirx.reinterpret("int32", raw))
+                quad = let(quads[token](index))
                 for v, weight in enumerate(weights):
-                    sums[v] = let(isa.dot4(sums[v], weight, bytes4, bits))
+                    sums[v] = let(isa.dot4(sums[v], weight, quad, bits))
         for start, sums in zip(starts, dots, strict=True):
             sums[:] = [let(isa.dot_end(value, start, bits)) for value in sums]
         return self._rescale(block, step, dots, acc)
+
+    def _quads(self, token: int, step: Expr) -> Callable[[int], Expr]:
+        """Index -> four activations of the row's group as an int32, the same for every output."""
+        xq, row, first = self._activations[0], self._row + token, step * GROUP
+        if not self._isa.dots_take_lanes:
+            return lambda i: tirx.reinterpret("int32", xq[row, tirx.Ramp(first + 4 * i, 1, 4)])
+        raw = [xq[row, tirx.Ramp(first + start, 1, 16)] for start in (0, 16)]
+        halves = [let(tirx.reinterpret("int32x4", half)) for half in raw]
+        return lambda i: tirx.Shuffle([halves[i // 4]], [i % 4])
 
     def _dot_start(self, token: int, step: Expr) -> Expr:
         """The zero point's share of a row's dot products, exact; the same for every output."""

@@ -93,7 +93,9 @@ SQUARE_AND_LEVEL = [(matrix, RUNNABLE_LEVELS[0]) for matrix in SQUARE]
 SQUARE_AND_LEVEL += [(matrix, level) for matrix in SQUARE[2:5] for level in RUNNABLE_LEVELS[1:]]
 
 
-@pytest.mark.parametrize(("matrix", "level"), SQUARE_AND_LEVEL, ids=str)
+@pytest.mark.parametrize(
+    ("matrix", "level"), SQUARE_AND_LEVEL, ids=[f"{m.name}-{v}" for m, v in SQUARE_AND_LEVEL]
+)
 def test_every_row_count_gives_the_bits_of_the_formula(matrix: PackedMatrix, level: str) -> None:
     compiled = layer(LinearSpec(matrix), level)
     x = activations(matrix.cols)
