@@ -7,7 +7,6 @@ Contents:
     exp, silu                      polynomial exponential and x * sigmoid(x).
     f16_to_f32                     exact widening, also where the target has no instruction for it.
     f32_to_f16                     narrowing, half to even, likewise.
-    materialize                    another name of `let`.
     quantize_group                 32 f32 values -> int8 values, scale, sum (the W4A8/W8A8 input).
 
 Results do not depend on the instruction set: a multiplication that feeds an addition is always an
@@ -64,12 +63,6 @@ def vector_type(dtype: str, lanes: int) -> str:
 def fma(a: Expr, b: Expr, c: Expr, lanes: int) -> Expr:
     """`a * b + c` rounded once. `llvm.fma`, not fmuladd: the latter may round twice."""
     return tirx.call_llvm_pure_intrin(vector_type("float32", lanes), "llvm.fma", a, b, c)
-
-
-def materialize(value: Expr, lanes: int) -> Expr:
-    """`let`, by its first name."""
-    del lanes
-    return let(value)
 
 
 def absolute(x: Expr, lanes: int) -> Expr:
