@@ -1,4 +1,4 @@
-"""Outputs of llama.cpp on the default model's GGUF: prompts, tokens, greedy text, top-8 log-probs."""
+"""Outputs of llama.cpp on the default model: prompts, tokens, greedy text, top-8 log-probs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def log_softmax(logits: npt.NDArray[np.floating]) -> FloatArray:
 def coarse_kl(reference: FloatArray, other_top: FloatArray, ids: list[int]) -> float:
     """KL(reference || other) after lumping every token outside `ids` into one.
 
-    `reference` [vocab] are log-probs, `other_top` [len(ids)] the other engine's for `ids`. Lumping can
+    `reference` [vocab] are log-probs, `other_top` [len(ids)] those of the other engine. Lumping can
     only lower a divergence, and equally so for every engine scored with the same `ids`.
     """
     p = np.exp(reference[ids])
