@@ -75,6 +75,9 @@ MAX_MESSAGES = Limit("messages", 4096, "messages", "most messages")
 MAX_CONTENT_PARTS = Limit("content", 1024, "parts", "most parts of one message")
 MAX_NAME_LENGTH = Limit("name", 256, "characters", "longest name or identifier")
 MAX_METADATA = Limit("metadata", 64, "entries", "most metadata entries")
+MAX_TOOLS = Limit("tools", 128, "tools", "most tools of a request, and most calls of a message")
+MAX_TOOL_TEXT = Limit("description", 65536, "characters", "longest description of a tool")
+MAX_TOOL_CALLS = Limit("tool_calls", 32, "calls", "most calls of one answer that must call tools")
 
 # One request's numbers.
 TEMPERATURE = Range("temperature", low=0.0, high=2.0)

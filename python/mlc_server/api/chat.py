@@ -12,7 +12,7 @@ from mlc_server.api.request_log import RequestLog
 from mlc_server.api.sampling import generation_request
 from mlc_server.api.service import ServedModel, Service
 from mlc_server.api.streamed import EventStreamResponse
-from mlc_server.errors import RequestError, RequestTooLarge
+from mlc_server.errors import InvalidRequest, RequestError, RequestTooLarge
 from mlc_server.protocol.chat import ChatCompletionRequest
 from mlc_server.protocol.parsing import parse_request
 from mlc_server.protocol.responses import ResponseHead
@@ -72,6 +72,8 @@ async def _begin(
     service: Service, model: ServedModel, body: ChatCompletionRequest, log: RequestLog
 ) -> Answer:
     """Submits the request to the engine."""
+    if body.tools or any(message.tool_calls or message.tool_call_id for message in body.messages):
+        raise InvalidRequest("tools: not supported by this server", param="tools")
     messages = [
         {"role": message.role, "content": message.content or ""}
         | ({"name": message.name} if message.name is not None else {})

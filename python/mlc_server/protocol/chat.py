@@ -4,33 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic.json_schema import SkipJsonSchema, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from mlc_server import limits
 from mlc_server.protocol.excerpt import show
+from mlc_server.protocol.messages import ChatMessage, check_call_ids
+from mlc_server.protocol.strict import StrictModel, fault
+from mlc_server.protocol.tools import CHOICE_SCHEMA, Tool, ToolChoice, check_tools, parse_choice
 
-Role = Literal["system", "developer", "user", "assistant", "tool"]
-Name = Annotated[str, Field(max_length=limits.MAX_NAME_LENGTH.default)]
 TokenCount = Annotated[int, Field(ge=limits.MAX_TOKENS.low, le=limits.INT32_MAX)]
 TokenId = Annotated[int, Field(ge=0, le=limits.INT32_MAX)]
 
-CONTENT_SCHEMA = {
-    "anyOf": [
-        {"type": "string"},
-        {
-            "type": "array",
-            "maxItems": limits.MAX_CONTENT_PARTS.default,
-            "items": {
-                "type": "object",
-                "required": ["type", "text"],
-                "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
-            },
-        },
-        {"type": "null"},
-    ]
-}
 STOP_SCHEMA = {
     "anyOf": [
         {"type": "string", "minLength": 1},
@@ -59,66 +45,6 @@ LOGIT_BIAS_SCHEMA = {
 }
 # Absent and null both become the empty tuple.
 VALIDATED_DEFAULT = Field(validate_default=True)
-
-
-class StrictModel(BaseModel):
-    """No coercion, no NaN, no unknown keys, immutable once validated."""
-
-    model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid", frozen=True)
-
-
-class ChatMessage(StrictModel):
-    """One message. `content` is text once validated: parts are joined with line breaks."""
-
-    role: Role
-    content: Annotated[Any, WithJsonSchema(CONTENT_SCHEMA)] = None
-    name: Name | None = None
-    tool_calls: SkipJsonSchema[Any] = None
-    tool_call_id: SkipJsonSchema[Any] = None
-    refusal: SkipJsonSchema[str | None] = None
-
-    @field_validator("content")
-    @classmethod
-    def _flatten(cls, content: Any) -> str | None:
-        if content is None or isinstance(content, str):
-            return content
-        if not isinstance(content, list):
-            raise PydanticCustomError("content_type", "must be a string or a list of text parts")
-        if len(content) > limits.MAX_CONTENT_PARTS.default:
-            raise PydanticCustomError(
-                "too_many",
-                "must have at most {limit} parts; got {count}",
-                {"limit": limits.MAX_CONTENT_PARTS.default, "count": len(content)},
-            )
-        return "\n".join(_text_of_part(part, index) for index, part in enumerate(content))
-
-    @model_validator(mode="after")
-    def _check_role(self) -> ChatMessage:
-        for field in ("tool_calls", "tool_call_id"):
-            if getattr(self, field):
-                raise _fault(field, "not supported by this server")
-        if self.role == "tool":
-            raise _fault("role", "tool messages are not supported by this server")
-        if self.content is None and self.role != "assistant":
-            raise _fault("content", f"is required for role {self.role}")
-        return self
-
-
-def _fault(field: str, problem: str) -> PydanticCustomError:
-    """A failure of several fields together, told of one of them; parsing.explain reads `field`."""
-    return PydanticCustomError("together", "{problem}", {"field": field, "problem": problem})
-
-
-def _text_of_part(part: Any, index: int) -> str:
-    text = part.get("text") if isinstance(part, dict) else None
-    if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(text, str):
-        seen = show(part.get("type")) if isinstance(part, dict) else show(part)
-        raise PydanticCustomError(
-            "content_part",
-            'part {index} must have type "text" and a text; got {seen}',
-            {"index": index, "seen": seen},
-        )
-    return text
 
 
 class StreamOptions(StrictModel):
@@ -174,6 +100,12 @@ class ChatCompletionRequest(StrictModel):
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
 
+    tools: (
+        Annotated[list[Tool], Field(max_length=limits.MAX_TOOLS.default, fail_fast=True)] | None
+    ) = None
+    tool_choice: Annotated[Any, WithJsonSchema(CHOICE_SCHEMA), VALIDATED_DEFAULT] = None
+    parallel_tool_calls: bool | None = None
+
     n: Annotated[int, Field(ge=1, le=limits.MAX_CHOICES.default)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=limits.MAX_TOP_LOGPROBS.default)] | None = None
@@ -203,6 +135,11 @@ class ChatCompletionRequest(StrictModel):
                 )
         return tuple(strings)
 
+    @field_validator("tool_choice")
+    @classmethod
+    def _check_tool_choice(cls, choice: Any) -> ToolChoice | None:
+        return parse_choice(choice)
+
     @field_validator("logit_bias")
     @classmethod
     def _check_logit_bias(cls, bias: Any) -> tuple[tuple[int, float], ...]:
@@ -221,14 +158,14 @@ class ChatCompletionRequest(StrictModel):
     @model_validator(mode="after")
     def _check_together(self) -> ChatCompletionRequest:
         if self.stream_options is not None and not self.stream:
-            raise _fault("stream_options", "only allowed together with stream: true")
+            raise fault("stream_options", "only allowed together with stream: true")
         if self.top_logprobs and not self.logprobs:
-            raise _fault("top_logprobs", "only allowed together with logprobs: true")
+            raise fault("top_logprobs", "only allowed together with logprobs: true")
+        check_call_ids(self.messages)
+        check_tools(self.tools or (), self.tool_choice)
         budget, least = self.token_budget, self.min_tokens or 0
         if budget is not None and least > budget:
-            raise _fault(
-                "min_tokens", f"must be at most max_tokens, which is {budget}; got {least}"
-            )
+            raise fault("min_tokens", f"must be at most max_tokens, which is {budget}; got {least}")
         return self
 
     @property

@@ -17,9 +17,7 @@ from mlc_server.protocol.excerpt import printable
 
 # Key -> values that ask for nothing. null is always one of them.
 NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
-    # Tools and structured output.
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
+    # Tools, as they were asked for once, and structured output.
     "functions": ([],),
     "function_call": ("none", "auto"),
     "response_format": ({"type": "text"},),
@@ -76,7 +74,7 @@ def _check_other(key: str, value: Any, supported: frozenset[str]) -> None:
         raise InvalidRequest(
             f"{key}: not supported by this server", param=key, code="unsupported_parameter"
         )
-    if key in LABELS or key in {"service_tier", "parallel_tool_calls"}:
+    if key in LABELS or key == "service_tier":
         _check_label(key, value)
         return
     if key == "metadata":
@@ -94,9 +92,6 @@ def _check_label(key: str, value: Any) -> None:
     if key == "service_tier":
         fits = value in SERVICE_TIERS
         wanted = '"auto" or "default"'
-    elif key == "parallel_tool_calls":
-        fits = value is None or isinstance(value, bool)
-        wanted = "true or false"
     else:
         fits = value is None or (isinstance(value, str) and len(value) <= 4096)
         wanted = "a string of at most 4096 characters"

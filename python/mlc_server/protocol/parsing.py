@@ -67,7 +67,7 @@ def explain(error: ValidationError) -> InvalidRequest:
     context = first.get("ctx", {})
     location = first["loc"]
     if fault == "together":
-        location = (*location, context["field"])
+        location = (*location, *filter(None, [context["field"]]))
     path = _path_name(location)
     if fault == "finite_number" and path in limits.RANGES:
         message = f"must be a number {limits.RANGES[path].describe()}"
@@ -99,6 +99,7 @@ _MESSAGES = {
     "less_than": "must be below {lt}",
     "less_than_equal": "must be at most {le}",
     "literal_error": "must be {expected}",
+    "string_pattern_mismatch": "must match {pattern}",
     "string_too_long": "must have at most {max_length} characters",
     "string_too_short": "must have at least {min_length} characters",
     "too_long": "must have at most {max_length} items; got {actual_length}",

@@ -57,7 +57,13 @@ def post(server: Server, **kwargs: Any) -> requests.Response:
         (chat_body(n=17), 400, "invalid_request_error", "n", None),
         (chat_body(temperature="hot"), 400, "invalid_request_error", "temperature", None),
         ({}, 400, "invalid_request_error", "messages", "missing_required_parameter"),
-        (chat_body(tools=[{}]), 400, "invalid_request_error", "tools", "unsupported_parameter"),
+        (
+            chat_body(documents=[{}]),
+            400,
+            "invalid_request_error",
+            "documents",
+            "unsupported_parameter",
+        ),
         (chat_body(tmperature=1), 400, "invalid_request_error", "tmperature", "unknown_parameter"),
         (chat_body("refuse me"), 400, "invalid_request_error", "messages", None),
         (

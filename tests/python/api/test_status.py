@@ -140,7 +140,7 @@ def test_openapi_describes_the_chat_request() -> None:
     name = content["schema"]["$ref"].rpartition("/")[2]
     schema = openapi["components"]["schemas"][name]
     assert schema["required"] == ["messages"]
-    assert "tool_calls" not in openapi["components"]["schemas"]["ChatMessage"]["properties"]
+    assert "tool_calls" in openapi["components"]["schemas"]["ChatMessage"]["properties"]
 
 
 def test_the_examples_of_the_docs_work() -> None:

@@ -126,9 +126,7 @@ def test_a_refusal_states_limit_and_value() -> None:
         ),
         ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content"),
         ({"messages": [{"role": "bot", "content": "x"}]}, "messages[0].role"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": "x", "nam": "y"}]}, "messages[0].nam"),
-        ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
         ({"messages": MESSAGES * 4097}, "messages"),
     ],
 )
@@ -182,13 +180,11 @@ def test_labels_are_accepted_and_checked() -> None:
         service_tier="auto",
         safety_identifier="s",
         prompt_cache_key="k",
-        parallel_tool_calls=False,
     )
     for field, value in (
         ("metadata", {"a": 1}),
         ("metadata", {str(i): "" for i in range(65)}),
         ("service_tier", "flex"),
-        ("parallel_tool_calls", 1),
         ("prompt_cache_key", 5),
     ):
         assert refusal(parse, **{field: value}).param == field

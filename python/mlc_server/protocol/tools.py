@@ -1,0 +1,127 @@
+"""Tools of a chat request: their definitions, the calls in its history, the choice among them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, WithJsonSchema, field_validator
+
+from mlc_server import limits
+from mlc_server.protocol.excerpt import show
+from mlc_server.protocol.strict import StrictModel, fault
+
+FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+CallId = Annotated[str, Field(min_length=1, max_length=limits.MAX_NAME_LENGTH.default)]
+
+CHOICE_SCHEMA = {
+    "anyOf": [
+        {"enum": ["none", "auto", "required"]},
+        {
+            "type": "object",
+            "required": ["type", "function"],
+            "properties": {
+                "type": {"const": "function"},
+                "function": {
+                    "type": "object",
+                    "required": ["name"],
+                    "properties": {"name": {"type": "string"}},
+                },
+            },
+        },
+        {"type": "null"},
+    ]
+}
+ARGUMENTS_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "object"}]}
+PARAMETERS_SCHEMA = {"anyOf": [{"type": "object"}, {"type": "null"}]}
+
+
+class FunctionDefinition(StrictModel):
+    """A function the model may call. Without `parameters` it takes none."""
+
+    name: FunctionName
+    description: Annotated[str, Field(max_length=limits.MAX_TOOL_TEXT.default)] | None = None
+    parameters: Annotated[Any, WithJsonSchema(PARAMETERS_SCHEMA)] = None
+    strict: bool | None = None
+
+    @field_validator("parameters")
+    @classmethod
+    def _check_parameters(cls, parameters: Any) -> dict[str, Any] | None:
+        if parameters is None:
+            return None
+        if not isinstance(parameters, dict):
+            raise fault("", f"must be a JSON schema object; got {show(parameters)}")
+        if parameters.get("type", "object") != "object":
+            raise fault("type", f'must be "object"; got {show(parameters["type"])}')
+        return parameters
+
+
+class Tool(StrictModel):
+    """An entry of `tools`."""
+
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
+class CalledFunction(StrictModel):
+    """What was called. `arguments` is JSON text; an object is taken too, as MLC-LLM writes it."""
+
+    name: FunctionName
+    arguments: Annotated[Any, WithJsonSchema(ARGUMENTS_SCHEMA)]
+
+    @field_validator("arguments")
+    @classmethod
+    def _check_arguments(cls, arguments: Any) -> str | dict[str, Any]:
+        if not isinstance(arguments, (str, dict)):
+            raise fault("", f"must be a string of JSON; got {show(arguments)}")
+        return arguments
+
+
+class ToolCall(StrictModel):
+    """A call that an assistant message of the history made."""
+
+    id: CallId
+    type: Literal["function"] = "function"
+    function: CalledFunction
+    # Accumulated stream deltas carry it; it says nothing the list's order does not.
+    index: Annotated[int, Field(ge=0, le=limits.INT32_MAX)] | None = None
+
+
+class ToolChoice(StrictModel):
+    """How tools may be used. `name` is the function that must be called, if one is named."""
+
+    mode: Literal["none", "auto", "required"]
+    name: str | None = None
+
+
+def parse_choice(value: Any) -> ToolChoice | None:
+    """Reads `tool_choice`; None is the default. Raises PydanticCustomError."""
+    if value is None:
+        return None
+    if isinstance(value, str) and value in ("none", "auto", "required"):
+        return ToolChoice(mode=value)  # type: ignore[arg-type]
+    if not isinstance(value, dict):
+        raise fault("", f'must be "none", "auto", "required" or a function; got {show(value)}')
+    if value.get("type") != "function":
+        raise fault("type", f'must be "function"; got {show(value.get("type"))}')
+    function = value.get("function")
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str):
+        raise fault("function.name", "must be the name of a function")
+    return ToolChoice(mode="required", name=name)
+
+
+def check_tools(tools: Sequence[Tool], choice: ToolChoice | None) -> None:
+    """Names are unique and the choice is among them; raises PydanticCustomError."""
+    names: set[str] = set()
+    for index, tool in enumerate(tools):
+        name = tool.function.name
+        if name in names:
+            raise fault(f"tools[{index}].function.name", f"{name} is defined twice")
+        names.add(name)
+    if choice is None or choice.mode != "required":
+        return
+    if not tools:
+        raise fault("tool_choice", "only allowed together with tools")
+    if choice.name is not None and choice.name not in names:
+        raise fault("tool_choice.function.name", f"no tool has this name; got {show(choice.name)}")
