@@ -35,7 +35,7 @@ class Range:
         return f"between {self.low:g} and {self.high:g}"
 
 
-INT32_MAX = 2**31 - 1
+INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
 # The engine. Defaults that depend on model or machine are 0 here and worked out at start-up.

@@ -31,6 +31,7 @@ def generation_request(
         prompt_ids=prompt_ids,
         sampling=sampling_options(request, stop),
         num_choices=request.n or 1,
+        priority=request.priority or 0,
     )
 
 

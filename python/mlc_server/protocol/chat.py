@@ -2,103 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
-from pydantic.json_schema import SkipJsonSchema, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic.json_schema import WithJsonSchema
 
 from mlc_server import limits
-from mlc_server.protocol.excerpt import show
+from mlc_server.protocol.generation_fields import VALIDATED_DEFAULT, GenerationFields, TokenCount
 from mlc_server.protocol.messages import ChatMessage, check_call_ids
-from mlc_server.protocol.strict import StrictModel, fault
+from mlc_server.protocol.strict import fault
 from mlc_server.protocol.tools import CHOICE_SCHEMA, Tool, ToolChoice, check_tools, parse_choice
 
-TokenCount = Annotated[int, Field(ge=limits.MAX_TOKENS.low, le=limits.INT32_MAX)]
-TokenId = Annotated[int, Field(ge=0, le=limits.INT32_MAX)]
 
-STOP_SCHEMA = {
-    "anyOf": [
-        {"type": "string", "minLength": 1},
-        {
-            "type": "array",
-            "maxItems": limits.MAX_STOP_STRINGS.default,
-            "items": {"type": "string", "minLength": 1},
-        },
-        {"type": "null"},
-    ]
-}
-LOGIT_BIAS_SCHEMA = {
-    "anyOf": [
-        {
-            "type": "object",
-            "maxProperties": limits.MAX_LOGIT_BIAS.default,
-            "propertyNames": {"pattern": "^[0-9]{1,9}$"},
-            "additionalProperties": {
-                "type": "number",
-                "minimum": limits.LOGIT_BIAS.low,
-                "maximum": limits.LOGIT_BIAS.high,
-            },
-        },
-        {"type": "null"},
-    ]
-}
-# Absent and null both become the empty tuple.
-VALIDATED_DEFAULT = Field(validate_default=True)
-
-
-class StreamOptions(StrictModel):
-    """Options of a streamed answer."""
-
-    include_usage: bool | None = None
-    include_obfuscation: SkipJsonSchema[Literal[False] | None] = None
-
-
-class ChatCompletionRequest(StrictModel):
+class ChatCompletionRequest(GenerationFields):
     """Body of POST /v1/chat/completions. null means the default, as if the key were absent."""
 
     messages: Annotated[
         list[ChatMessage],
         Field(min_length=1, max_length=limits.MAX_MESSAGES.default, fail_fast=True),
     ]
-    model: Annotated[str, Field(max_length=4096)] | None = None
-
-    temperature: (
-        Annotated[float, Field(ge=limits.TEMPERATURE.low, le=limits.TEMPERATURE.high)] | None
-    ) = None
-    top_p: Annotated[float, Field(ge=limits.TOP_P.low, le=limits.TOP_P.high)] | None = None
-    top_k: Annotated[int, Field(ge=limits.TOP_K.low, le=limits.INT32_MAX)] | None = None
-    min_p: Annotated[float, Field(ge=limits.MIN_P.low, le=limits.MIN_P.high)] | None = None
-    repetition_penalty: (
-        Annotated[
-            float,
-            Field(gt=limits.REPETITION_PENALTY.above, le=limits.REPETITION_PENALTY.high),
-        ]
-        | None
-    ) = None
-    frequency_penalty: (
-        Annotated[float, Field(ge=limits.FREQUENCY_PENALTY.low, le=limits.FREQUENCY_PENALTY.high)]
-        | None
-    ) = None
-    presence_penalty: (
-        Annotated[float, Field(ge=limits.PRESENCE_PENALTY.low, le=limits.PRESENCE_PENALTY.high)]
-        | None
-    ) = None
-    logit_bias: Annotated[Any, WithJsonSchema(LOGIT_BIAS_SCHEMA), VALIDATED_DEFAULT] = None
-    seed: Annotated[int, Field(ge=limits.INT64_MIN, le=limits.INT64_MAX)] | None = None
-
-    max_tokens: TokenCount | None = None
     max_completion_tokens: TokenCount | None = None
-    min_tokens: Annotated[int, Field(ge=limits.MIN_TOKENS.low, le=limits.INT32_MAX)] | None = None
-    stop: Annotated[Any, WithJsonSchema(STOP_SCHEMA), VALIDATED_DEFAULT] = None
-    stop_token_ids: (
-        Annotated[
-            list[TokenId], Field(max_length=limits.MAX_STOP_TOKEN_IDS.default, fail_fast=True)
-        ]
-        | None
-    ) = None
-    include_stop_str_in_output: bool | None = None
-    ignore_eos: bool | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=limits.MAX_TOP_LOGPROBS.default)] | None = None
 
     tools: (
         Annotated[list[Tool], Field(max_length=limits.MAX_TOOLS.default, fail_fast=True)] | None
@@ -106,66 +31,17 @@ class ChatCompletionRequest(StrictModel):
     tool_choice: Annotated[Any, WithJsonSchema(CHOICE_SCHEMA), VALIDATED_DEFAULT] = None
     parallel_tool_calls: bool | None = None
 
-    n: Annotated[int, Field(ge=1, le=limits.MAX_CHOICES.default)] | None = None
-    logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=limits.MAX_TOP_LOGPROBS.default)] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    user: Annotated[str, Field(max_length=4096)] | None = None
-
-    @field_validator("stop")
-    @classmethod
-    def _check_stop(cls, stop: Any) -> tuple[str, ...]:
-        strings = [] if stop is None else [stop] if isinstance(stop, str) else stop
-        if not isinstance(strings, list) or not all(isinstance(s, str) for s in strings):
-            raise PydanticCustomError("stop_type", "must be a string or a list of strings")
-        if len(strings) > limits.MAX_STOP_STRINGS.default:
-            raise PydanticCustomError(
-                "too_many",
-                "must have at most {limit} strings; got {count}",
-                {"limit": limits.MAX_STOP_STRINGS.default, "count": len(strings)},
-            )
-        for string in strings:
-            size = len(string.encode("utf-8", "surrogatepass"))
-            if not 0 < size <= limits.MAX_STOP_BYTES.default:
-                raise PydanticCustomError(
-                    "stop_length",
-                    "each string must have 1 to {limit} bytes of UTF-8; got {size}",
-                    {"limit": limits.MAX_STOP_BYTES.default, "size": size},
-                )
-        return tuple(strings)
-
     @field_validator("tool_choice")
     @classmethod
     def _check_tool_choice(cls, choice: Any) -> ToolChoice | None:
         return parse_choice(choice)
 
-    @field_validator("logit_bias")
-    @classmethod
-    def _check_logit_bias(cls, bias: Any) -> tuple[tuple[int, float], ...]:
-        if bias is None:
-            return ()
-        if not isinstance(bias, dict):
-            raise PydanticCustomError("bias_type", "must be an object of token id to bias")
-        if len(bias) > limits.MAX_LOGIT_BIAS.default:
-            raise PydanticCustomError(
-                "too_many",
-                "must have at most {limit} entries; got {count}",
-                {"limit": limits.MAX_LOGIT_BIAS.default, "count": len(bias)},
-            )
-        return tuple(_bias_entry(key, value) for key, value in bias.items())
-
     @model_validator(mode="after")
     def _check_together(self) -> ChatCompletionRequest:
-        if self.stream_options is not None and not self.stream:
-            raise fault("stream_options", "only allowed together with stream: true")
         if self.top_logprobs and not self.logprobs:
             raise fault("top_logprobs", "only allowed together with logprobs: true")
         check_call_ids(self.messages)
         check_tools(self.tools or (), self.tool_choice)
-        budget, least = self.token_budget, self.min_tokens or 0
-        if budget is not None and least > budget:
-            raise fault("min_tokens", f"must be at most max_tokens, which is {budget}; got {least}")
         return self
 
     @property
@@ -174,20 +50,3 @@ class ChatCompletionRequest(StrictModel):
         if self.max_completion_tokens is not None:
             return self.max_completion_tokens
         return self.max_tokens
-
-
-def _bias_entry(key: str, value: Any) -> tuple[int, float]:
-    if not (key.isascii() and key.isdigit() and len(key) <= 9):
-        raise PydanticCustomError(
-            "bias_key", "keys must be token ids; got {key}", {"key": show(key)}
-        )
-    allowed = limits.LOGIT_BIAS
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    # NaN fails both comparisons.
-    if not number or not allowed.low <= value <= allowed.high:
-        raise PydanticCustomError(
-            "bias_value",
-            "bias of token {key} must be a number {range}; got {seen}",
-            {"key": key, "range": allowed.describe(), "seen": show(value)},
-        )
-    return int(key), float(value)

@@ -48,7 +48,6 @@ NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "length_penalty": (1, 1.0),
     "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),
-    "priority": (0,),
     "debug_config": (),
 }
 
