@@ -48,6 +48,7 @@ struct RunnerHandle {
 void RegisterErrors(pybind11::module_& module);
 void RegisterConfig(pybind11::module_& module);
 void RegisterVocabulary(pybind11::module_& module);
+void RegisterGrammar(pybind11::module_& module);
 void RegisterRunners(pybind11::module_& module);
 void RegisterEngine(pybind11::module_& module);
 

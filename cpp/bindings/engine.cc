@@ -105,13 +105,15 @@ class EngineHandle {
 };
 
 void Submit(EngineHandle& handle, uint64_t request_id, PromptIds prompt_ids,
-            const SamplingParams& sampling, int32_t num_choices, int32_t priority) {
+            const SamplingParams& sampling, int32_t num_choices, int32_t priority,
+            const std::shared_ptr<Grammar>& grammar) {
   Request request;
   request.id = request_id;
   request.prompt_ids = ToTokenIds(std::move(prompt_ids));
   request.sampling = sampling;
   request.num_choices = num_choices;
   request.priority = priority;
+  request.grammar = grammar;
   py::gil_scoped_release release;
   ThrowIfError(handle.engine().Submit(std::move(request)));
 }
@@ -186,9 +188,10 @@ void RegisterEngine(py::module_& module) {
           "Lets the current step finish, ends open requests with 'error' and joins the thread.\n\n"
           "False when the step took longer than that: nobody has been answered then.")
       .def("submit", &Submit, py::arg("request_id"), py::arg("prompt_ids"), py::arg("sampling"),
-           py::arg("num_choices") = 1, py::arg("priority") = 0,
+           py::arg("num_choices") = 1, py::arg("priority") = 0, py::arg("grammar") = nullptr,
            "Queues a request. prompt_ids: token ids, or their bytes as int32 in native order.\n\n"
            "request_id is the caller's, unique among open requests. Lower priority runs first.\n"
+           "grammar: what every choice must match, None for free text.\n"
            "CoreError: invalid_value, context_overflow, queue_full, unavailable.")
       .def(
           "cancel",

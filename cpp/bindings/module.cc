@@ -6,6 +6,7 @@ PYBIND11_MODULE(_core, module) {
   RegisterErrors(module);
   RegisterConfig(module);
   RegisterVocabulary(module);
+  RegisterGrammar(module);
   RegisterRunners(module);
   RegisterEngine(module);
 }

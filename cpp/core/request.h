@@ -1,11 +1,13 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
 #include "core/engine_config.h"
+#include "core/grammar.h"
 #include "core/sampling_params.h"
 
 namespace mlc_server {
@@ -19,6 +21,9 @@ struct Request {
   SamplingParams sampling;
   int32_t num_choices = 1;  // n: independent continuations of the one prompt
   int32_t priority = 0;     // lower runs first; ties in order of arrival
+  // What every choice must match; null for free text. It decides where EOS may be drawn, so
+  // ignore_eos has no effect then, and a choice ends as soon as nothing more can follow.
+  std::shared_ptr<const Grammar> grammar;
 
   // Checks ids, sizes and context: prompt + 1 must fit config.MaxTokensPerSequence() (else
   // kContextOverflow). Errors name the fields as clients do: "prompt", "n", "temperature", ...

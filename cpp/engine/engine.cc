@@ -248,9 +248,9 @@ void Engine::Advance(Generation* generation, const float* logits) {
   if (!AllFinite(logits, config_.vocab_size)) {
     throw std::runtime_error("the model produced logits that are not finite");
   }
-  SampleResult drawn =
-      sampler_.Sample(logits, request.sampling, generation->counts, generation->choice,
-                      generation->num_generated(), generation->banned());
+  SampleResult drawn = sampler_.Sample(logits, request.sampling, generation->counts,
+                                       generation->choice, generation->num_generated(),
+                                       generation->banned(), generation->AllowedTokens());
   if (drawn.status == SampleStatus::kNoCandidate) {
     throw std::runtime_error("no token is left to draw: all are banned");
   }

@@ -1,6 +1,8 @@
 #include "engine/generation.h"
 
 #include <algorithm>
+#include <stdexcept>
+#include <string>
 #include <utility>
 
 namespace mlc_server {
@@ -10,6 +12,10 @@ const std::vector<int32_t> kNoTokens;
 
 bool Contains(const std::vector<int32_t>& ids, int32_t id) {
   return std::find(ids.begin(), ids.end(), id) != ids.end();
+}
+
+[[noreturn]] void FailGrammar(const Error& error) {
+  throw std::runtime_error("the output cannot follow its grammar any further: " + error.message);
 }
 
 }  // namespace
@@ -23,7 +29,11 @@ Generation::Generation(std::shared_ptr<const Request> request_in, int32_t choice
   request = std::move(request_in);
   choice = choice_in;
   tokens = request->prompt_ids;
-  eos_token_ids_ = sampling.ignore_eos ? &kNoTokens : &config.eos_token_ids;
+  const bool ignores_eos = sampling.ignore_eos && request->grammar == nullptr;
+  eos_token_ids_ = ignores_eos ? &kNoTokens : &config.eos_token_ids;
+  if (request->grammar != nullptr) {
+    matcher_ = request->grammar->NewMatcher();
+  }
   if (sampling.min_tokens > 0) {
     ending_ids_ = *eos_token_ids_;
     ending_ids_.insert(ending_ids_.end(), sampling.stop_token_ids.begin(),
@@ -38,6 +48,27 @@ Generation::Generation(std::shared_ptr<const Request> request_in, int32_t choice
 
 const std::vector<int32_t>& Generation::banned() const {
   return num_generated() < request->sampling.min_tokens ? ending_ids_ : kNoTokens;
+}
+
+const uint32_t* Generation::AllowedTokens() {
+  if (matcher_ == nullptr) {
+    return nullptr;
+  }
+  const Result<const uint32_t*> allowed = matcher_->AllowedTokens();
+  if (!allowed.ok()) {
+    FailGrammar(allowed.error());
+  }
+  return allowed.value();
+}
+
+bool Generation::CompletesGrammar(int32_t token_id) {
+  if (matcher_ == nullptr) {
+    return false;
+  }
+  if (const Status status = matcher_->Consume(token_id)) {
+    FailGrammar(*status);
+  }
+  return matcher_->IsComplete();
 }
 
 OutputItem Generation::MakeItem() const {
@@ -80,6 +111,8 @@ void Generation::Append(SampleResult&& drawn, int32_t limit, OutputItem* item) {
   if (!ends && text.matched_stop() >= 0) {
     item->finish_reason = FinishReason::kStop;
     item->stop_string = sampling.stop[text.matched_stop()];
+  } else if (!ends && CompletesGrammar(token_id)) {
+    item->finish_reason = FinishReason::kStop;
   } else if (!ends && (num_generated() == sampling.max_tokens || length() >= limit)) {
     item->finish_reason = FinishReason::kLength;
   }

@@ -18,10 +18,14 @@ struct Generation : Sequence {
   Generation(std::shared_ptr<const Request> request, int32_t choice, SequenceId id,
              const Vocabulary* vocabulary, const EngineConfig& config);
 
+  // What the grammar lets come next, as Sampler::Sample takes it; null without a grammar.
+  // Throws std::runtime_error, for the client to read, when the grammar cannot go on.
+  const uint32_t* AllowedTokens();
   // Tokens that may not be drawn yet: the ending ones, until min_tokens are there.
   const std::vector<int32_t>& banned() const;
   // Appends a drawn token: counts it, turns it into text, and decides whether it is the last one.
-  // `item` is this choice's news; `limit` is the most tokens the sequence may have.
+  // `item` is this choice's news; `limit` is the most tokens the sequence may have. Throws as
+  // AllowedTokens() does.
   void Append(SampleResult&& drawn, int32_t limit, OutputItem* item);
   // An item that names this choice and its usage so far, and reports nothing.
   OutputItem MakeItem() const;
@@ -32,9 +36,12 @@ struct Generation : Sequence {
  private:
   // Whether `token_id` ends generation, and why.
   bool EndsAt(int32_t token_id, OutputItem* item) const;
+  // Takes the token through the grammar; true when nothing may follow it.
+  bool CompletesGrammar(int32_t token_id);
 
   const std::vector<int32_t>* eos_token_ids_;  // none under ignore_eos
   std::vector<int32_t> ending_ids_;            // EOS and stop ids; filled if min_tokens > 0
+  std::unique_ptr<GrammarMatcher> matcher_;    // null without a grammar
 };
 
 // A request under way and its choices.

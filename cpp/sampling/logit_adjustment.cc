@@ -1,11 +1,14 @@
 #include "sampling/logit_adjustment.h"
 
+#include <algorithm>
 #include <limits>
 
 #include "base/check.h"
 
 namespace mlc_server {
 namespace {
+
+constexpr float kForbidden = -std::numeric_limits<float>::infinity();
 
 float& LogitOf(int32_t token_id, std::vector<float>* logits) {
   MLC_CHECK(token_id >= 0 && static_cast<size_t>(token_id) < logits->size())
@@ -57,7 +60,24 @@ void AdjustLogits(const SamplingParams& params, const TokenCounts& counts,
   }
   for (const int32_t token_id : banned) {
     if (token_id >= 0 && static_cast<size_t>(token_id) < logits->size()) {
-      (*logits)[token_id] = -std::numeric_limits<float>::infinity();
+      (*logits)[token_id] = kForbidden;
+    }
+  }
+}
+
+void KeepAllowed(const uint32_t* allowed, std::vector<float>* logits) {
+  constexpr size_t kWordBits = 32;
+  const size_t count = logits->size();
+  for (size_t begin = 0; begin < count; begin += kWordBits) {
+    const uint32_t word = allowed[begin / kWordBits];
+    if (word == std::numeric_limits<uint32_t>::max()) {
+      continue;
+    }
+    const size_t end = std::min(count, begin + kWordBits);
+    for (size_t id = begin; id < end; ++id) {
+      if ((word >> (id - begin) & 1u) == 0) {
+        (*logits)[id] = kForbidden;
+      }
     }
   }
 }

@@ -18,4 +18,7 @@ bool NeedsAdjustment(const SamplingParams& params, const TokenCounts& counts,
 void AdjustLogits(const SamplingParams& params, const TokenCounts& counts,
                   const std::vector<int32_t>& banned, std::vector<float>* logits);
 
+// Sets every logit to -inf whose id has no bit (id % 32 of word id / 32) in `allowed`.
+void KeepAllowed(const uint32_t* allowed, std::vector<float>* logits);
+
 }  // namespace mlc_server

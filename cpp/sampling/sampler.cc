@@ -22,11 +22,14 @@ Sampler::Sampler(int32_t vocab_size) : vocab_size_(vocab_size) {
 
 SampleResult Sampler::Sample(const float* logits, const SamplingParams& params,
                              const TokenCounts& counts, int32_t choice, int32_t position,
-                             const std::vector<int32_t>& banned) {
-  const bool adjusts = NeedsAdjustment(params, counts, banned);
+                             const std::vector<int32_t>& banned, const uint32_t* allowed) {
+  const bool adjusts = NeedsAdjustment(params, counts, banned) || allowed != nullptr;
   if (adjusts) {
     adjusted_.assign(logits, logits + vocab_size_);
     AdjustLogits(params, counts, banned, &adjusted_);
+  }
+  if (allowed != nullptr) {
+    KeepAllowed(allowed, &adjusted_);
   }
   blocked_.Reset(adjusts ? adjusted_.data() : logits, vocab_size_);
   SampleResult result;

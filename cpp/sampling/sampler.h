@@ -44,7 +44,7 @@ constexpr double kGreedyBelowTemperature = 1e-5;
 //
 // The steps, in order, each skipped when its option is off:
 //   1. logit_bias, repetition_penalty, then presence_penalty and frequency_penalty;
-//   2. banned ids become -inf;
+//   2. ids that are banned, or not allowed, become -inf;
 //   3. temperature; 0 ends here with the most likely token, ties to the lowest id;
 //   4. top_k; 5. top_p of what top_k left, renormalised; 6. min_p, relative to the most likely
 //      token, hence after temperature. This is the order of Hugging Face's logits warpers.
@@ -56,9 +56,11 @@ class Sampler {
   explicit Sampler(int32_t vocab_size);
   // `logits` [vocab_size] is left unchanged. The random number is Philox(seed, choice, position),
   // `position` being the index of the drawn token in its output. `banned` ids cannot be drawn;
-  // ids outside the vocabulary are ignored in it.
+  // ids outside the vocabulary are ignored in it. `allowed`, unless null, has bit id % 32 of word
+  // id / 32 set for each id in [0, vocab_size) that can be drawn.
   SampleResult Sample(const float* logits, const SamplingParams& params, const TokenCounts& counts,
-                      int32_t choice, int32_t position, const std::vector<int32_t>& banned);
+                      int32_t choice, int32_t position, const std::vector<int32_t>& banned,
+                      const uint32_t* allowed = nullptr);
 
  private:
   // The cut that top_k, top_p and min_p leave of `blocked_`.

@@ -98,6 +98,20 @@ class Vocabulary:
     def token_bytes(self, token_id: int) -> bytes: ...
 
 @final
+class Grammar: ...
+
+@final
+class GrammarCompiler:
+    def __init__(
+        self,
+        library_path: str,
+        vocabulary: Vocabulary,
+        eos_token_ids: Sequence[int],
+        vocab_size: int,
+    ) -> None: ...
+    def compile(self, kind: Literal["json_schema", "regex", "lark"], source: str) -> Grammar: ...
+
+@final
 class ModelInfo:
     @property
     def vocab_size(self) -> int: ...
@@ -230,6 +244,7 @@ class Engine:
         sampling: SamplingParams,
         num_choices: int = 1,
         priority: int = 0,
+        grammar: Grammar | None = None,
     ) -> None: ...
     def cancel(self, request_id: int) -> None: ...
     def wake_fd(self) -> int: ...

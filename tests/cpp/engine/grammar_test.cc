@@ -1,0 +1,197 @@
+// Requests with a grammar, on grammars made up here: llguidance needs a Python process.
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "harness.h"
+#include "support/cpp_test.h"
+
+namespace mlc_server::testing {
+namespace {
+
+// Outputs of `length` lower-case letters in ascending order, equal ones included; the output may
+// end from `least` on. Fails at its `fail_at`-th token.
+struct Ascending {
+  int32_t least = 0;
+  int32_t length = 10;
+  int32_t fail_at = -1;
+};
+
+class AscendingMatcher : public GrammarMatcher {
+ public:
+  explicit AscendingMatcher(Ascending rules) : rules_(rules), mask_(kVocabSize / 32) {}
+
+  Result<const uint32_t*> AllowedTokens() override {
+    mask_.assign(mask_.size(), 0);
+    for (int32_t id = last_; id <= 'z' && count_ < rules_.length; ++id) {
+      Allow(id);
+    }
+    if (count_ >= rules_.least) {
+      Allow(kEos);
+    }
+    return static_cast<const uint32_t*>(mask_.data());
+  }
+
+  Status Consume(int32_t token_id) override {
+    if (count_ == rules_.fail_at || token_id < last_ || token_id > 'z') {
+      return Error{ErrorCode::kInvalidValue, "", "out of fuel"};
+    }
+    last_ = token_id;
+    ++count_;
+    return std::nullopt;
+  }
+
+  bool IsComplete() const override { return count_ == rules_.length; }
+
+ private:
+  void Allow(int32_t id) { mask_[id / 32] |= 1u << (id % 32); }
+
+  Ascending rules_;
+  std::vector<uint32_t> mask_;
+  int32_t last_ = 'a';
+  int32_t count_ = 0;
+};
+
+class AscendingGrammar : public Grammar {
+ public:
+  explicit AscendingGrammar(Ascending rules) : rules_(rules) {}
+  std::unique_ptr<GrammarMatcher> NewMatcher() const override {
+    return std::make_unique<AscendingMatcher>(rules_);
+  }
+
+ private:
+  Ascending rules_;
+};
+
+Request GrammarRequest(RequestId id, Ascending rules) {
+  Request request;
+  request.id = id;
+  request.prompt_ids = {5, 6, 7};
+  request.sampling.seed = id;
+  request.sampling.max_tokens = 40;
+  request.grammar = std::make_shared<AscendingGrammar>(rules);
+  return request;
+}
+
+void ExpectMatch(const Outcome& outcome, size_t length) {
+  EXPECT_EQ(outcome.text.size(), length);
+  char last = 'a';
+  for (const char letter : outcome.text) {
+    EXPECT_TRUE(letter >= last && letter <= 'z');
+    last = letter;
+  }
+}
+
+TEST(ACompletedGrammarEndsWithStopAndNoFurtherToken) {
+  Harness harness;
+  Ascending rules;
+  rules.least = 10;
+  Request request = GrammarRequest(1, rules);
+  request.num_choices = 3;
+  request.sampling.top_logprobs = 2;
+  harness.Submit(request);
+  harness.RunToEnd();
+  for (int32_t choice = 0; choice < 3; ++choice) {
+    const Outcome& outcome = harness.outcome(1, choice);
+    EXPECT_EQ(outcome.finish_reason, FinishReason::kStop);
+    EXPECT_EQ(outcome.completion_tokens, 10);
+    EXPECT_EQ(outcome.logprobs.size(), static_cast<size_t>(10));
+    ExpectMatch(outcome, 10);
+  }
+  EXPECT_TRUE(harness.outcome(1, 0).text != harness.outcome(1, 1).text);
+  harness.ExpectIdle();
+}
+
+TEST(EosEndsWhereTheGrammarAllowsItAlsoUnderIgnoreEos) {
+  for (const bool ignore_eos : {false, true}) {
+    FakeRunnerOptions options = SmallRunner();
+    options.eos_probability = 1.0;
+    Harness harness(SmallConfig(), options);
+    Ascending rules;
+    rules.least = 4;
+    rules.length = 1000;
+    Request request = GrammarRequest(1, rules);
+    request.sampling.temperature = 0.0;
+    request.sampling.ignore_eos = ignore_eos;
+    harness.Submit(request);
+    harness.RunToEnd();
+    EXPECT_EQ(harness.outcome(1).finish_reason, FinishReason::kStop);
+    ExpectMatch(harness.outcome(1), 4);
+    EXPECT_EQ(harness.outcome(1).token_ids.back(), kEos);
+  }
+}
+
+TEST(MaxTokensAndStopStringsStillEndIt) {
+  Harness harness;
+  Request request = GrammarRequest(1, {});
+  request.sampling.max_tokens = 2;
+  request.sampling.min_tokens = 2;
+  harness.Submit(request);
+  harness.RunToEnd();
+  EXPECT_EQ(harness.outcome(1).finish_reason, FinishReason::kLength);
+  Request stopped = GrammarRequest(2, {});
+  stopped.sampling.min_tokens = 5;
+  for (char letter = 'a'; letter <= 'z'; ++letter) {
+    stopped.sampling.stop.push_back(std::string(1, letter));
+    if (stopped.sampling.stop.size() == 16) {
+      break;
+    }
+  }
+  stopped.sampling.logit_bias = {{'c', 100.0f}};
+  harness.Submit(stopped);
+  harness.RunToEnd();
+  EXPECT_EQ(harness.outcome(2).finish_reason, FinishReason::kStop);
+  EXPECT_EQ(harness.outcome(2).stop_string, std::string("c"));
+}
+
+TEST(AFailedGrammarEndsItsRequestOnly) {
+  Harness harness;
+  Ascending rules;
+  rules.least = 10;
+  harness.Submit(GrammarRequest(1, rules));
+  rules.fail_at = 3;
+  Request failing = GrammarRequest(2, rules);
+  failing.num_choices = 2;
+  harness.Submit(failing);
+  harness.RunToEnd();
+  ExpectMatch(harness.outcome(1), 10);
+  for (int32_t choice = 0; choice < 2; ++choice) {
+    const Outcome& outcome = harness.outcome(2, choice);
+    EXPECT_EQ(outcome.finish_reason, FinishReason::kError);
+    EXPECT_EQ(outcome.num_ends, 1);
+    EXPECT_TRUE(outcome.error.find("out of fuel") != std::string::npos);
+  }
+  EXPECT_EQ(harness.engine().Health(), std::string("ok"));
+  harness.ExpectIdle();
+}
+
+TEST(PreemptionKeepsTheMatchersPlace) {
+  Ascending rules;
+  rules.least = 30;
+  rules.length = 30;
+  std::vector<Outcome> alone;
+  for (RequestId id = 1; id <= 6; ++id) {
+    Harness harness;
+    harness.Submit(GrammarRequest(id, rules));
+    harness.RunToEnd();
+    alone.push_back(harness.outcome(id));
+  }
+  EngineConfig config = SmallConfig();
+  config.max_sequence_length = 40;
+  config.num_pages = 20;  // 4 tokens each: two of the six fit to their end
+  Harness harness(config);
+  for (RequestId id = 1; id <= 6; ++id) {
+    harness.Submit(GrammarRequest(id, rules));
+  }
+  harness.RunToEnd();
+  EXPECT_TRUE(harness.engine().Stats().preemptions > 0);
+  for (RequestId id = 1; id <= 6; ++id) {
+    EXPECT_EQ(harness.outcome(id), alone[id - 1]);
+    ExpectMatch(harness.outcome(id), 30);
+  }
+  harness.ExpectIdle();
+}
+
+}  // namespace
+}  // namespace mlc_server::testing
