@@ -18,6 +18,10 @@ Status EngineConfig::Validate() const {
           CheckIntRange("max_queue_size", max_queue_size, 1, kMaxQueueSize),
           CheckIntRange("max_choices", max_choices, 1, kMaxChoicesPerRequest),
           CheckIntRange("vocab_size", vocab_size, 1, kMaxVocabSize),
+          CheckIntRange("draft_tokens_max", draft_tokens_max, 1, kMaxDraftTokens),
+          CheckIntRange("ngram_min", ngram_min, 1, kMaxNgram),
+          CheckIntRange("ngram_max", ngram_max, ngram_min, kMaxNgram),
+          CheckIntRange("speculative_rows_max", speculative_rows_max, 1, kMaxSpeculativeRows),
           CheckCount("eos_token_ids", eos_token_ids.size(), kMaxEosTokenIds),
       })) {
     return status;

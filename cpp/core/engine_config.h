@@ -7,6 +7,12 @@
 
 namespace mlc_server {
 
+// How the engine guesses tokens ahead, to check several in one step.
+enum class SpeculativeMode {
+  kDisable,
+  kNgram,  // what followed the latest earlier occurrence of the last few tokens ("prompt lookup")
+};
+
 // Limits the engine runs under. Every one has a command-line flag (python/mlc_server/limits.py).
 struct EngineConfig {
   // Most sequences in one step's batch.
@@ -28,6 +34,17 @@ struct EngineConfig {
   std::vector<int32_t> eos_token_ids;
   // Drop the one leading space that sentencepiece tokenizers put before the first word of a text.
   bool strip_leading_space = false;
+  // Changes how fast tokens come, never which.
+  SpeculativeMode speculative_mode = SpeculativeMode::kDisable;
+  // Most tokens guessed ahead of one sequence in a step.
+  int32_t draft_tokens_max = 4;
+  // A guess is made from the last ngram_max tokens if they occurred before, else from fewer, down
+  // to ngram_min.
+  int32_t ngram_min = 2;
+  int32_t ngram_max = 4;
+  // Guesses are checked only in steps of at most this many rows, guesses included: while weights
+  // are streamed from memory, a few rows cost hardly more than one.
+  int32_t speculative_rows_max = 8;
   // Run CheckIntegrity() of every stateful class after each step, not only when idle.
   bool check_every_step = false;
 

@@ -26,6 +26,9 @@ constexpr int32_t kMaxPages = 1 << 24;
 constexpr int32_t kMaxQueueSize = 1 << 20;
 constexpr int32_t kMaxChoicesPerRequest = 1024;
 constexpr int32_t kMaxVocabSize = 1 << 24;
+constexpr int32_t kMaxDraftTokens = 16;
+constexpr int32_t kMaxNgram = 16;
+constexpr int32_t kMaxSpeculativeRows = 64;
 constexpr size_t kMaxEosTokenIds = 256;
 
 }  // namespace mlc_server

@@ -18,8 +18,9 @@ enum class SequenceState {
 };
 
 // One continuation being generated: choice `choice` of `request`.
-// Only the scheduler changes `state`, `pages`, `computed` and `in_flight`; only the engine appends
-// to `tokens`, and only between Scheduler::Commit() and the next Schedule().
+// Only the scheduler changes `state`, `pages`, `computed`, `in_flight` and `drafts_in_flight`; only
+// the engine appends to `tokens` and sets `drafts`, and only between Scheduler::Commit() and the
+// next Schedule().
 struct Sequence {
   SequenceId id = 0;  // order of arrival; unique for the life of the engine
   std::shared_ptr<const Request> request;
@@ -29,6 +30,9 @@ struct Sequence {
   int32_t computed = 0;         // KV of tokens[0, computed) is in `pages`
   // Tokens after `computed` that the step now running computes; 0 between steps.
   int32_t in_flight = 0;
+  std::vector<int32_t> drafts;  // guesses of the tokens after `tokens`; may be run along with them
+  // Drafts that the step runs after the `in_flight` tokens, until Scheduler::KeepDrafts().
+  int32_t drafts_in_flight = 0;
   // Page i holds tokens [i * page_size, (i + 1) * page_size). One reference each in the pool;
   // whole pages of the prompt may be shared with other choices of the request.
   std::vector<PageId> pages;

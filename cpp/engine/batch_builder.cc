@@ -7,16 +7,23 @@ namespace {
 
 void AppendEntry(const BatchEntry& entry, int32_t page_size, ModelInput* input) {
   const Sequence& sequence = *entry.sequence;
-  const int32_t end = entry.first_token + entry.num_tokens;
+  const int32_t end = entry.first_token + entry.num_rows();
   const int32_t num_pages = (end + page_size - 1) / page_size;
-  MLC_CHECK(entry.num_tokens > 0 && end <= sequence.length())
+  const int32_t end_tokens = entry.first_token + entry.num_tokens;
+  MLC_CHECK(entry.num_tokens > 0 && end_tokens <= sequence.length())
       << "sequence " << sequence.id << " has " << sequence.length() << " tokens, the batch wants ["
-      << entry.first_token << ", " << end << ")";
+      << entry.first_token << ", " << end_tokens << ")";
+  MLC_CHECK(entry.num_drafts == 0 ||
+            (entry.num_drafts > 0 && end_tokens == sequence.length() &&
+             static_cast<size_t>(entry.num_drafts) <= sequence.drafts.size()))
+      << "sequence " << sequence.id << " has " << sequence.drafts.size()
+      << " drafts, the batch wants " << entry.num_drafts;
   MLC_CHECK(num_pages <= static_cast<int32_t>(sequence.pages.size()))
       << "sequence " << sequence.id << " holds " << sequence.pages.size() << " pages, " << end
       << " tokens need " << num_pages;
   for (int32_t position = entry.first_token; position < end; ++position) {
-    input->token_ids.push_back(sequence.tokens[position]);
+    input->token_ids.push_back(position < end_tokens ? sequence.tokens[position]
+                                                     : sequence.drafts[position - end_tokens]);
     input->positions.push_back(position);
     input->write_slots.push_back(sequence.pages[position / page_size] * page_size +
                                  position % page_size);
@@ -26,7 +33,10 @@ void AppendEntry(const BatchEntry& entry, int32_t page_size, ModelInput* input) 
   input->query_offsets.push_back(static_cast<int32_t>(input->token_ids.size()));
   input->page_offsets.push_back(static_cast<int32_t>(input->page_table.size()));
   if (entry.wants_logits) {
-    input->logit_rows.push_back(static_cast<int32_t>(input->token_ids.size()) - 1);
+    const auto end_row = static_cast<int32_t>(input->token_ids.size());
+    for (int32_t row = end_row - 1 - entry.num_drafts; row < end_row; ++row) {
+      input->logit_rows.push_back(row);
+    }
   }
 }
 

@@ -50,6 +50,7 @@ void Scheduler::Remove(Sequence* sequence) {
     running_.erase(place);
     num_in_flight_ -= sequence->in_flight > 0 ? 1 : 0;
     sequence->in_flight = 0;
+    sequence->drafts_in_flight = 0;
     ReleasePages(sequence);
   }
   sequence->state = SequenceState::kFinished;
@@ -61,6 +62,8 @@ Batch Scheduler::Schedule() {
   plan.tokens_left = config_.prefill_chunk_size;
   plan.batch.entries.reserve(std::min<size_t>(max_running_, running_.size() + waiting_.size()));
   for (const Sequence* sequence : running_) {
+    MLC_CHECK(sequence->drafts_in_flight == 0) << "sequence " << sequence->id << " has "
+                                               << sequence->drafts_in_flight << " drafts to settle";
     plan.decodes_ahead += sequence->num_uncomputed() == 1 ? 1 : 0;
   }
   while (true) {
@@ -75,6 +78,7 @@ Batch Scheduler::Schedule() {
       break;
     }
   }
+  AddDrafts(&plan.batch);
   plan.batch.entries.insert(plan.batch.entries.end(), chunks_.begin(), chunks_.end());
   chunks_.clear();
   return std::move(plan.batch);
@@ -84,13 +88,46 @@ void Scheduler::Commit(const Batch& batch) {
   int32_t num_tokens = 0;
   // Not the batch's own pointers: sequences removed since Schedule() may be gone.
   for (Sequence* sequence : running_) {
-    num_tokens += sequence->in_flight;
+    num_tokens += sequence->in_flight + sequence->drafts_in_flight;
     sequence->computed += sequence->in_flight;
     sequence->in_flight = 0;
   }
   num_in_flight_ = 0;
   MLC_CHECK(num_tokens <= batch.num_tokens)
       << num_tokens << " tokens in flight, " << batch.num_tokens << " in the batch";
+}
+
+void Scheduler::KeepDrafts(Sequence* sequence, int32_t count) {
+  MLC_CHECK(sequence->state == SequenceState::kRunning && sequence->in_flight == 0 && count >= 0 &&
+            count <= sequence->drafts_in_flight && sequence->computed + count < sequence->length())
+      << "sequence " << sequence->id << " keeps " << count << " of " << sequence->drafts_in_flight
+      << " drafts";
+  sequence->computed += count;
+  sequence->drafts_in_flight = 0;
+  const auto num_pages = static_cast<size_t>(PagesFor(sequence->computed));
+  while (sequence->pages.size() > num_pages) {
+    pool_->Release(sequence->pages.back());
+    sequence->pages.pop_back();
+  }
+}
+
+// Gives decode entries, all that `batch` holds so far, rows for their drafts.
+void Scheduler::AddDrafts(Batch* batch) {
+  const int32_t rows_max = std::min(config_.prefill_chunk_size, config_.speculative_rows_max);
+  for (BatchEntry& entry : batch->entries) {
+    Sequence* sequence = entry.sequence;
+    const int32_t end = entry.first_token + entry.num_tokens;
+    const auto pages_held = static_cast<int32_t>(sequence->pages.size());
+    const int64_t slots_free = (int64_t{pool_->num_free()} + pages_held) * config_.page_size - end;
+    const auto num_drafts = static_cast<int32_t>(std::min<int64_t>(
+        {static_cast<int64_t>(sequence->drafts.size()), rows_max - batch->num_tokens, slots_free}));
+    if (num_drafts > 0 &&
+        pool_->AllocateOnto(&sequence->pages, PagesFor(end + num_drafts) - pages_held)) {
+      entry.num_drafts = num_drafts;
+      sequence->drafts_in_flight = num_drafts;
+      batch->num_tokens += num_drafts;
+    }
+  }
 }
 
 // The running sequence whose turn it is gets its tokens and the pages for them.

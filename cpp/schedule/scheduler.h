@@ -11,20 +11,25 @@
 
 namespace mlc_server {
 
-// One sequence's part of a step: run tokens [first_token, first_token + num_tokens).
+// One sequence's part of a step: run tokens [first_token, first_token + num_tokens), then the first
+// `num_drafts` of its drafts.
 struct BatchEntry {
   Sequence* sequence = nullptr;
   int32_t first_token = 0;
   int32_t num_tokens = 0;
-  // True when the run reaches the end of `tokens`: the last row's logits are sampled.
+  // True when the run reaches the end of `tokens`: the logits of the last token and of the drafts
+  // are sampled.
   bool wants_logits = false;
+  int32_t num_drafts = 0;
+
+  int32_t num_rows() const { return num_tokens + num_drafts; }
 };
 
 // What one step runs, in the order its rows are laid out, and who lost their pages to make room.
 struct Batch {
   std::vector<BatchEntry> entries;
   std::vector<Sequence*> preempted;
-  int32_t num_tokens = 0;
+  int32_t num_tokens = 0;  // drafts included
 };
 
 // Decides which tokens of which sequences run next and owns their pages meanwhile.
@@ -43,6 +48,10 @@ struct Batch {
 // pages. A waiting sequence starts when all its tokens fit and a page of growth for each running
 // sequence before it, so that it is not preempted at once; those after it in order (of lower
 // priority) are preempted for it if that is enough. Nobody overtakes a sequence that does not fit.
+//
+// Drafts. When everybody has been served, decode entries get rows for their drafts, in order, as
+// far as speculative_rows_max, the budget and the free pages go. Nobody is preempted for a draft,
+// and pages that only rejected drafts needed are free again before the next step.
 //
 // No starvation. The first sequence in order gets tokens in every step, whatever it takes:
 // MaxTokensPerSequence() keeps a sequence smaller than the pool. (A failing allocation may cost it
@@ -77,13 +86,17 @@ class Scheduler {
   Batch Schedule();
   // Records that the batch ran: `computed` moves on. Call before tokens are appended.
   void Commit(const Batch& batch);
+  // The first `count` drafts that ran were right and have been appended to `tokens`: their KV
+  // stays; the other drafts' pages are released. Call after Commit() for each running sequence that
+  // ran drafts.
+  void KeepDrafts(Sequence* sequence, int32_t count);
 
   int32_t num_waiting() const { return static_cast<int32_t>(waiting_.size()); }
   int32_t num_running() const { return static_cast<int32_t>(running_.size()); }
 
-  // Pages of running sequences cover `computed` (and what is in flight) exactly, only whole prompt
-  // pages of one request are shared, the pool's counts equal what sequences hold, states match the
-  // queues, and limits hold. Allowed at any time.
+  // Pages of running sequences cover `computed` (and what is in flight, drafts too) exactly, only
+  // whole prompt pages of one request are shared, the pool's counts equal what sequences hold,
+  // states match the queues, and limits hold. Allowed at any time.
   void CheckIntegrity() const;
 
  private:
@@ -111,6 +124,7 @@ class Scheduler {
   bool MakeRoom(const Sequence& candidate, Plan* plan);
   int32_t Grow(Sequence* sequence, int32_t num_tokens, Plan* plan);
   void PreemptLast(Plan* plan);
+  void AddDrafts(Batch* batch);
   PromptSource FindPromptSource(const Sequence& candidate, size_t place,
                                 const Sequence** source) const;
   void TakeSharedPages(Sequence* sequence, const Sequence& source);

@@ -21,7 +21,8 @@ void Scheduler::CheckQueues() const {
   check_order(running_);
   for (const Sequence* sequence : waiting_) {
     MLC_CHECK(sequence->state == SequenceState::kWaiting) << "sequence " << sequence->id;
-    MLC_CHECK(sequence->computed == 0 && sequence->in_flight == 0 && sequence->pages.empty())
+    MLC_CHECK(sequence->computed == 0 && sequence->in_flight == 0 &&
+              sequence->drafts_in_flight == 0 && sequence->pages.empty())
         << "waiting sequence " << sequence->id << " holds " << sequence->pages.size() << " pages";
   }
   MLC_CHECK(num_running() <= max_running_) << num_running() << " running, limit " << max_running_;
@@ -35,11 +36,12 @@ void Scheduler::CheckQueues() const {
         << " tokens: " << sequence->computed << " computed, " << sequence->in_flight
         << " in flight";
     MLC_CHECK(static_cast<int32_t>(sequence->pages.size()) ==
-              PagesFor(sequence->computed + sequence->in_flight))
+              PagesFor(sequence->computed + sequence->in_flight + sequence->drafts_in_flight))
         << "sequence " << sequence->id << " holds " << sequence->pages.size() << " pages for "
-        << sequence->computed << " + " << sequence->in_flight << " tokens";
+        << sequence->computed << " + " << sequence->in_flight << " tokens and "
+        << sequence->drafts_in_flight << " drafts";
     num_in_flight += sequence->in_flight > 0 ? 1 : 0;
-    tokens_in_flight += sequence->in_flight;
+    tokens_in_flight += sequence->in_flight + sequence->drafts_in_flight;
   }
   MLC_CHECK(num_in_flight == num_in_flight_) << num_in_flight << " and " << num_in_flight_;
   MLC_CHECK(tokens_in_flight <= config_.prefill_chunk_size)

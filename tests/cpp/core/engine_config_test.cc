@@ -38,6 +38,9 @@ TEST(EngineConfigFieldsAreRefusedBeyondTheirBounds) {
       {"max_queue_size", &EngineConfig::max_queue_size, 1, kMaxQueueSize},
       {"max_choices", &EngineConfig::max_choices, 1, kMaxChoicesPerRequest},
       {"vocab_size", &EngineConfig::vocab_size, 10, kMaxVocabSize},
+      {"draft_tokens_max", &EngineConfig::draft_tokens_max, 1, kMaxDraftTokens},
+      {"ngram_max", &EngineConfig::ngram_max, 2, kMaxNgram},
+      {"speculative_rows_max", &EngineConfig::speculative_rows_max, 1, kMaxSpeculativeRows},
   };
   for (const Case& each : cases) {
     EngineConfig config = Valid();
@@ -55,6 +58,16 @@ TEST(EngineConfigFieldsAreRefusedBeyondTheirBounds) {
       EXPECT_NE(status->message.find("got " + std::to_string(bad)), std::string::npos);
     }
   }
+}
+
+TEST(NgramSizesAreInOrder) {
+  EngineConfig config = Valid();
+  config.ngram_min = config.ngram_max = 3;
+  EXPECT_FALSE(config.Validate().has_value());
+  config.ngram_min = 4;
+  EXPECT_EQ(config.Validate()->param, std::string("ngram_max"));
+  config.ngram_min = 0;
+  EXPECT_EQ(config.Validate()->param, std::string("ngram_min"));
 }
 
 TEST(KvSlotsMustBeCountableWithInt32) {

@@ -33,6 +33,25 @@ TEST(BatchBuilderLaysOutDecodeAndPrefill) {
   EXPECT_EQ(input.logit_rows, (std::vector<int32_t>{0}));
 }
 
+TEST(BatchBuilderLaysDraftsOutAfterTheirToken) {
+  Sequence drafting = MakeSequence({10, 11, 12}, {7, 3});
+  drafting.drafts = {50, 51, 52};
+  Sequence decoding = MakeSequence({20, 21}, {5});
+  Batch batch;
+  batch.entries = {{&drafting, 2, 1, true, 2}, {&decoding, 1, 1, true}};
+  ModelInput input;
+  BuildModelInput(batch, 4, &input);
+  EXPECT_EQ(input.token_ids, (std::vector<int32_t>{12, 50, 51, 21}));
+  EXPECT_EQ(input.positions, (std::vector<int32_t>{2, 3, 4, 1}));
+  EXPECT_EQ(input.write_slots, (std::vector<int32_t>{30, 31, 12, 21}));
+  EXPECT_EQ(input.page_table, (std::vector<int32_t>{7, 3, 5}));
+  EXPECT_EQ(input.logit_rows, (std::vector<int32_t>{0, 1, 2, 3}));
+  batch.entries = {{&drafting, 2, 1, true, 4}};  // there are three
+  EXPECT_THROW(BuildModelInput(batch, 4, &input), InvariantError);
+  batch.entries = {{&drafting, 1, 1, false, 1}};  // not at the end of the tokens
+  EXPECT_THROW(BuildModelInput(batch, 4, &input), InvariantError);
+}
+
 TEST(BatchBuilderNamesOnlyPagesInUse) {
   Sequence sequence = MakeSequence(std::vector<int32_t>(12, 5), {1, 2, 3});
   Batch batch;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -42,14 +43,19 @@ class SchedulerHarness {
     return Add(MakeRequest(prompt_length, 1, priority));
   }
 
-  // One step; every sequence whose logits were wanted gets a token. Returns the step's batch.
-  Batch Step() {
+  // One step; every sequence whose logits were wanted gets a token, which is no draft's unless
+  // `num_right` of those that ran are right. Returns the step's batch.
+  Batch Step(int32_t num_right = 0) {
     Batch batch = scheduler.Schedule();
     scheduler.CheckIntegrity();
     scheduler.Commit(batch);
     for (const BatchEntry& entry : batch.entries) {
       if (entry.wants_logits) {
-        entry.sequence->tokens.push_back(2);
+        const int32_t kept = std::min(num_right, entry.num_drafts);
+        entry.sequence->tokens.insert(entry.sequence->tokens.end(), kept + 1, 2);
+        if (entry.num_drafts > 0) {
+          scheduler.KeepDrafts(entry.sequence, kept);
+        }
       }
     }
     scheduler.CheckIntegrity();
@@ -82,6 +88,7 @@ inline std::string Describe(const Batch& batch) {
   for (const BatchEntry& entry : batch.entries) {
     text += (text.empty() ? "" : " ") + std::to_string(entry.sequence->id) + ":" +
             std::to_string(entry.first_token) + "+" + std::to_string(entry.num_tokens) +
+            (entry.num_drafts > 0 ? "+" + std::to_string(entry.num_drafts) + "d" : "") +
             (entry.wants_logits ? "!" : "");
   }
   return text;

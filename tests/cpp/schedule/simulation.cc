@@ -17,6 +17,9 @@ void SimulationStats::Add(const SimulationStats& other) {
   allocation_faults += other.allocation_faults;
   shared_starts += other.shared_starts;
   waits_for_prompt += other.waits_for_prompt;
+  drafts += other.drafts;
+  drafts_kept += other.drafts_kept;
+  draft_pages += other.draft_pages;
   trace = ExtendPrefixHash(trace ^ other.trace, 0);
 }
 
@@ -41,6 +44,8 @@ void Simulation::DrawConfig() {
   cancel_chance_ = Chance(0.5) ? 0.0 : 0.1;
   fault_chance_ = Chance(0.7) ? 0.0 : Draw(1, 30) / 100.0;
   choices_chance_ = Chance(0.3) ? 0.0 : 0.5;
+  draft_chance_ = Chance(0.3) ? 0.0 : 0.7;
+  config_.speculative_rows_max = Draw(1, 24);
   num_priorities_ = Chance(0.5) ? 1 : 3;
   max_live_ = Draw(1, 32);
 }
@@ -111,16 +116,33 @@ void Simulation::CancelSome() {
   }
 }
 
+// Guesses for some sequences, whatever they are doing; those of the last step are forgotten.
+void Simulation::DraftSome() {
+  for (Live& live : live_) {
+    std::vector<int32_t>& drafts = live.sequence->drafts;
+    drafts.clear();
+    if (Chance(draft_chance_)) {
+      const int32_t most = config_.MaxTokensPerSequence() - live.sequence->length() - 1;
+      drafts.resize(std::clamp(Draw(0, 5), 0, std::max(most, 0)));
+      for (int32_t& token : drafts) {
+        token = Draw(0, config_.vocab_size - 1);
+      }
+    }
+  }
+}
+
 void Simulation::Step(bool eventful) {
   faulted_ = false;
   for (Live& live : live_) {
     live.was_running = live.sequence->state == SequenceState::kRunning;
     live.was_lacking = live.sequence->num_uncomputed();
   }
+  DraftSome();
   Batch batch = scheduler_->Schedule();
   scheduler_->CheckIntegrity();
   CheckOwners();
   CheckEntries(batch);
+  CheckDrafts(batch);
   CheckPreempted(batch);
   CheckProgress(batch);
   CheckWorkIsConserved(batch);
@@ -173,8 +195,15 @@ void Simulation::RunModel(const Batch& batch) {
     for (int32_t position = entry.first_token; position < end; ++position) {
       kv_->Write(*entry.sequence, position, live->prefix_hashes[position], *pool_, stats_.steps);
     }
+    uint64_t prefix_hash = live->prefix_hashes[end - 1];
+    for (int32_t draft = 0; draft < entry.num_drafts; ++draft) {
+      prefix_hash = ExtendPrefixHash(prefix_hash, entry.sequence->drafts[draft]);
+      kv_->Write(*entry.sequence, end + draft, prefix_hash, *pool_, stats_.steps);
+    }
+    stats_.drafts += entry.num_drafts;
+    stats_.draft_pages += PagesFor(end + entry.num_drafts) - PagesFor(end);
     stats_.trace = ExtendPrefixHash(stats_.trace, static_cast<int32_t>(entry.sequence->id));
-    stats_.trace = ExtendPrefixHash(stats_.trace, end);
+    stats_.trace = ExtendPrefixHash(stats_.trace, end + entry.num_drafts);
     for (PageId page : entry.sequence->pages) {
       stats_.trace = ExtendPrefixHash(stats_.trace, page);
     }
@@ -183,15 +212,29 @@ void Simulation::RunModel(const Batch& batch) {
 
 void Simulation::AppendTokens(const Batch& batch) {
   for (const BatchEntry& entry : batch.entries) {
-    if (!entry.wants_logits) {
-      continue;
+    if (entry.wants_logits) {
+      AppendDrawn(entry);
     }
-    Live* live = Find(entry.sequence);
-    AppendToken(live, Draw(0, config_.vocab_size - 1));
+  }
+}
+
+// Some of the drafts that ran turn out right, then comes a token of the model's own. The sequence
+// may end at any of them.
+void Simulation::AppendDrawn(const BatchEntry& entry) {
+  Live* live = Find(entry.sequence);
+  const int32_t num_right = Draw(0, entry.num_drafts);
+  for (int32_t index = 0; index <= num_right; ++index) {
+    AppendToken(
+        live, index < num_right ? entry.sequence->drafts[index] : Draw(0, config_.vocab_size - 1));
     if (live->sequence->length() >= live->final_length) {
       Erase(live - live_.data());
       ++stats_.finished;
+      return;
     }
+  }
+  if (entry.num_drafts > 0) {
+    scheduler_->KeepDrafts(entry.sequence, num_right);
+    stats_.drafts_kept += num_right;
   }
 }
 

@@ -24,14 +24,17 @@ struct SimulationStats {
   int64_t allocation_faults = 0;
   int64_t shared_starts = 0;     // sequences that started with a sibling's pages
   int64_t waits_for_prompt = 0;  // steps in which a sequence waited for a sibling's prompt
-  uint64_t trace = 0;            // hash of every batch, pages included
+  int64_t drafts = 0;            // that ran
+  int64_t drafts_kept = 0;
+  int64_t draft_pages = 0;  // taken for drafts alone
+  uint64_t trace = 0;       // hash of every batch, pages included
   void Add(const SimulationStats& other);
 };
 
 // Drives a Scheduler and a PagePool as an engine would, with everything drawn from `seed`: sizes of
 // the pool and of the batch, arrivals, prompt and output lengths, priorities, choices,
-// cancellations and failing allocations. Checks every step against the contract in scheduler.h and
-// every slot that a step reads against ShadowKv. A broken expectation throws.
+// cancellations, drafts and failing allocations. Checks every step against the contract in
+// scheduler.h and every slot that a step reads against ShadowKv. A broken expectation throws.
 class Simulation {
  public:
   Simulation(uint64_t seed, int32_t num_steps);
@@ -57,8 +60,11 @@ class Simulation {
   void RunModel(const Batch& batch);
   void AppendTokens(const Batch& batch);
   void CancelInFlight(Batch* batch);
+  void DraftSome();
+  void AppendDrawn(const BatchEntry& entry);
 
   void CheckEntries(const Batch& batch) const;
+  void CheckDrafts(const Batch& batch) const;
   void CheckPreempted(const Batch& batch) const;
   void CheckProgress(const Batch& batch) const;
   void CheckWorkIsConserved(const Batch& batch) const;
@@ -84,6 +90,7 @@ class Simulation {
   double cancel_chance_ = 0;
   double fault_chance_ = 0;
   double choices_chance_ = 0;
+  double draft_chance_ = 0;
   int32_t num_priorities_ = 1;
   int32_t max_live_ = 0;
   std::unique_ptr<PagePool> pool_;

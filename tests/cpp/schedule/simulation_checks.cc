@@ -21,7 +21,7 @@ void Simulation::CheckEntries(const Batch& batch) const {
     const int32_t end = entry.first_token + entry.num_tokens;
     EXPECT_LE(end, sequence.length());
     EXPECT_EQ(entry.wants_logits, end == sequence.length());
-    EXPECT_EQ(static_cast<int32_t>(sequence.pages.size()), PagesFor(end));
+    EXPECT_EQ(static_cast<int32_t>(sequence.pages.size()), PagesFor(end + entry.num_drafts));
     if (previous != nullptr) {
       const bool is_decode = sequence.num_uncomputed() == 1;
       const bool previous_is_decode = previous->sequence->num_uncomputed() == 1;
@@ -29,7 +29,7 @@ void Simulation::CheckEntries(const Batch& batch) const {
       EXPECT_TRUE(previous_is_decode != is_decode || Before(*previous->sequence, sequence));
     }
     previous = &entry;
-    num_tokens += entry.num_tokens;
+    num_tokens += entry.num_tokens + entry.num_drafts;
   }
   EXPECT_EQ(batch.num_tokens, num_tokens);
   EXPECT_LE(num_tokens, config_.prefill_chunk_size);
@@ -37,6 +37,19 @@ void Simulation::CheckEntries(const Batch& batch) const {
   EXPECT_LE(scheduler_->num_running(), max_running());
   EXPECT_EQ(scheduler_->num_running() + scheduler_->num_waiting(),
             static_cast<int32_t>(live_.size()));
+}
+
+// Only decode entries run drafts, and only in small steps in which nobody who could run does not.
+void Simulation::CheckDrafts(const Batch& batch) const {
+  int32_t num_drafts = 0;
+  for (const BatchEntry& entry : batch.entries) {
+    EXPECT_EQ(entry.num_drafts, entry.sequence->drafts_in_flight);
+    EXPECT_GE(entry.num_drafts, 0);
+    EXPECT_LE(static_cast<size_t>(entry.num_drafts), entry.sequence->drafts.size());
+    EXPECT_TRUE(entry.num_drafts == 0 || (entry.num_tokens == 1 && entry.wants_logits));
+    num_drafts += entry.num_drafts;
+  }
+  EXPECT_TRUE(num_drafts == 0 || batch.num_tokens <= config_.speculative_rows_max);
 }
 
 // Only running sequences are preempted, they lose everything, and nobody after them runs.
@@ -85,7 +98,11 @@ void Simulation::CheckWorkIsConserved(const Batch& batch) const {
     return;
   }
   EXPECT_TRUE(batch.preempted.empty());
-  if (batch.num_tokens == config_.prefill_chunk_size) {
+  int32_t num_tokens = 0;  // drafts are no excuse
+  for (const BatchEntry& entry : batch.entries) {
+    num_tokens += entry.num_tokens;
+  }
+  if (num_tokens == config_.prefill_chunk_size) {
     return;
   }
   for (const Live& live : live_) {

@@ -50,6 +50,9 @@ TEST(SimulationKeepsTheSchedulersContract) {
   EXPECT_GT(total.allocation_faults, count);
   EXPECT_GT(total.shared_starts, count);
   EXPECT_GT(total.waits_for_prompt, count);
+  EXPECT_GT(total.drafts, 10 * count);
+  EXPECT_GT(total.drafts_kept, count);
+  EXPECT_GT(total.draft_pages, count);
 }
 
 TEST(SimulationIsDeterministic) {
