@@ -9,6 +9,8 @@ MlcServerError
     ├── InvalidRequest   400
     ├── ContextOverflow  400, code context_length_exceeded
     ├── RequestTooLarge  413
+    ├── InvalidApiKey    401, code invalid_api_key
+    ├── HostNotAllowed   403
     ├── ModelNotFound    404, code model_not_found
     ├── GenerationFailed 500: this request failed inside the engine
     ├── QueueFull        503, with Retry-After
@@ -77,6 +79,22 @@ class RequestTooLarge(RequestError):
 
     status = 413
     code = "request_too_large"
+
+
+class InvalidApiKey(RequestError):
+    """The request carries none of the keys of --api-key."""
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+
+class HostNotAllowed(RequestError):
+    """The Host header names a host this server does not stand for."""
+
+    status = 403
+    type = "permission_error"
+    code = "host_not_allowed"
 
 
 class GenerationFailed(RequestError):

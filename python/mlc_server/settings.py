@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import ipaddress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlc_server import limits
@@ -26,7 +27,8 @@ class ServerSettings:
     model: str | None = None
     model_lib: Path | None = None
     device: str = "auto"
-    served_model_name: str | None = None
+    # The first is its id in the API, the others are aliases; empty is the folder's name.
+    served_model_names: tuple[str, ...] = ()
     allow_any_model: bool = False
     chat_template: str | None = None
     # Converted models and compiled libraries; None is the user's cache folder.
@@ -44,10 +46,29 @@ class ServerSettings:
     host: str = "127.0.0.1"
     port: int = 8000
     cors: CorsSettings = CorsSettings()
+    # Bearer keys that every request but a health check must have one of; empty is no check.
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    # Hosts that requests may be addressed to besides loopback names; ("*",) is any.
+    allowed_hosts: tuple[str, ...] = ()
     max_body_size: int = limits.MAX_BODY_BYTES.default
     shutdown_timeout_s: int = limits.SHUTDOWN_S.default
+    # Seconds of silence after which a stream gets an SSE comment; 0 is never.
+    stream_ping_interval_s: int = 0
 
     # Reports.
     enable_tracing: bool = False
     log_level: str = "info"
+    log_json: bool = False
+    # Routes under /debug.
+    enable_debug: bool = False
     debug: bool = False
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address stands for this machine only."""
+    if host in {"localhost", "ip6-localhost"} or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -204,7 +204,7 @@ def raw_chat_request(body: dict[str, Any]) -> bytes:
     """The same as bytes for a plain socket; the connection closes after the answer."""
     content = json.dumps(body).encode()
     return (
-        b"POST /v1/chat/completions HTTP/1.1\r\nhost: test\r\nconnection: close\r\n"
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
         b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(content) + content
     )
 

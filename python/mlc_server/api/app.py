@@ -11,9 +11,11 @@ from starlette.responses import HTMLResponse
 
 from mlc_server import __version__
 from mlc_server.api import chat, status
+from mlc_server.api.body import FIELD_HINTS_HEADER, IGNORED_FIELDS_HEADER, IgnoredFields
 from mlc_server.api.docs_page import render_docs
 from mlc_server.api.errors import install_error_handlers
 from mlc_server.api.examples import component_schemas
+from mlc_server.api.guard import GuardMiddleware, guarded_hosts
 from mlc_server.api.middleware import REQUEST_ID_HEADER, RequestIdMiddleware
 from mlc_server.api.service import Service
 from mlc_server.settings import ServerSettings
@@ -28,6 +30,9 @@ def create_app(settings: ServerSettings, service: Service) -> FastAPI:
     app = FastAPI(title="mlc_server", version=__version__, docs_url=None, redoc_url=None)
     app.state.settings = settings
     app.state.service = service
+    app.state.ignored_fields = IgnoredFields()
+    # Each is outside those before it: preflights need no key, and refusals carry CORS headers.
+    app.add_middleware(GuardMiddleware, keys=settings.api_keys, hosts=guarded_hosts(settings))
     cors = settings.cors
     app.add_middleware(
         CORSMiddleware,
@@ -35,9 +40,9 @@ def create_app(settings: ServerSettings, service: Service) -> FastAPI:
         allow_methods=list(cors.allowed_methods),
         allow_headers=list(cors.allowed_headers),
         allow_credentials=cors.allow_credentials,
-        expose_headers=[REQUEST_ID_HEADER],
+        expose_headers=[REQUEST_ID_HEADER, IGNORED_FIELDS_HEADER, FIELD_HINTS_HEADER],
     )
-    app.add_middleware(RequestIdMiddleware)  # added last, so outermost
+    app.add_middleware(RequestIdMiddleware)
     install_error_handlers(app)
     app.include_router(status.router)
     app.include_router(chat.router)

@@ -6,15 +6,15 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from mlc_server.api.answer import Answer
+from mlc_server.api.body import read_request
 from mlc_server.api.collected import collect
 from mlc_server.api.examples import CHAT_REQUEST_BODY
 from mlc_server.api.request_log import RequestLog
 from mlc_server.api.sampling import generation_request
 from mlc_server.api.service import ServedModel, Service
 from mlc_server.api.streamed import EventStreamResponse
-from mlc_server.errors import InvalidRequest, RequestError, RequestTooLarge
+from mlc_server.errors import InvalidRequest, RequestError
 from mlc_server.protocol.chat import ChatCompletionRequest
-from mlc_server.protocol.parsing import parse_request
 from mlc_server.protocol.responses import ResponseHead
 
 router = APIRouter()
@@ -48,24 +48,8 @@ async def _read_chat_request(
     request: Request, service: Service
 ) -> tuple[ServedModel, ChatCompletionRequest]:
     service.served()  # a server without a model need not look at the body
-    content = await read_body(request, request.app.state.settings.max_body_size)
-    body = parse_request(content, ChatCompletionRequest)
+    body = await read_request(request, ChatCompletionRequest)
     return service.model_for(body.model), body
-
-
-async def read_body(request: Request, size_max: int) -> bytes:
-    """The request's body; raises RequestTooLarge as soon as it is known to exceed `size_max`."""
-    stated = request.headers.get("content-length", "")
-    content = bytearray()
-    if not (stated.isdigit() and int(stated[:20]) > size_max):
-        async for chunk in request.stream():
-            content += chunk
-            if len(content) > size_max:
-                break
-        else:
-            return bytes(content)
-    seen = f"{stated[:20]} bytes" if stated else "more"
-    raise RequestTooLarge(f"body: must have at most {size_max} bytes; got {seen}")
 
 
 async def _begin(

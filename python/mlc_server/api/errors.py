@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from mlc_server.api.middleware import REQUEST_ID_HEADER
-from mlc_server.errors import QueueFull, RequestError, RequestTooLarge
+from mlc_server.errors import InvalidApiKey, QueueFull, RequestError, RequestTooLarge
 from mlc_server.limits import RETRY_AFTER_S
 from mlc_server.protocol.error_body import error_body, error_json
 from mlc_server.protocol.excerpt import printable
@@ -35,6 +35,8 @@ def error_response(error: RequestError) -> Response:
         headers["retry-after"] = str(error.retry_after_s)
     elif error.status == 503:
         headers["retry-after"] = str(RETRY_AFTER_S.default)
+    elif isinstance(error, InvalidApiKey):
+        headers["www-authenticate"] = "Bearer"
     elif isinstance(error, RequestTooLarge):
         headers["connection"] = "close"  # the rest of the body is not read
     return _json(error.status, error_json(error), headers)

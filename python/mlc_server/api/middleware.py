@@ -1,4 +1,5 @@
-"""Pure ASGI middleware: one request id per request, in the scope and in the response."""
+"""Pure ASGI middleware: one request id per request, in the scope and in the response, and the
+headers that routes add whatever the response is."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import re
 import secrets
 
 from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 REQUEST_ID_HEADER = "x-request-id"
@@ -25,14 +27,25 @@ class RequestIdMiddleware:
             await self._app(scope, receive, send)
             return
         request_id = _client_id(scope) or f"req-{secrets.token_hex(12)}"
-        scope.setdefault("state", {})["request_id"] = request_id
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        extra: dict[str, str] = {}
+        state["response_headers"] = extra
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID_HEADER] = request_id
+                for name, value in extra.items():
+                    headers[name] = value
             await send(message)
 
         await self._app(scope, receive, send_with_id)
+
+
+def add_header(request: Request, name: str, value: str) -> None:
+    """A header for the response to `request`, be it an answer, a stream or an error."""
+    request.state.response_headers[name] = value
 
 
 def _client_id(scope: Scope) -> str | None:

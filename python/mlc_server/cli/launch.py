@@ -136,10 +136,9 @@ def load_model(settings: ServerSettings, phases: Phases) -> LoadedModel:
         vocabulary = _core.Vocabulary(texts, special)
         core = _make_engine(settings, runner, prompts, vocabulary, kv)
         phase.note = kv.describe()
-    model_id = settings.served_model_name or (
-        DEFAULT_MODEL_ID if settings.model is None else folder.name
-    )
-    given = (folder.name, settings.model or DEFAULT_MODEL_ID)
+    own_name = DEFAULT_MODEL_ID if settings.model is None else folder.name
+    model_id, *aliases = settings.served_model_names or (own_name,)
+    given = (*aliases, folder.name, settings.model or DEFAULT_MODEL_ID)
     return LoadedModel(
         core=core,
         prompts=prompts,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mlc_server import limits
+from mlc_server.cli.access import API_KEY_VARIABLE, api_keys, warn_if_open
 from mlc_server.cli.arguments import integer, json_strings, size_in_bytes
 from mlc_server.cli.common import CACHE_VARIABLE, default_cache_dir
 from mlc_server.cli.devices import resolve_device
@@ -36,6 +37,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     _add_model_flags(parser.add_argument_group("model"))
     _add_engine_flags(parser.add_argument_group("engine"))
     _add_http_flags(parser.add_argument_group("HTTP"))
+    _add_access_flags(parser.add_argument_group("access"))
     _add_report_flags(parser.add_argument_group("reports"))
     return parser
 
@@ -51,7 +53,11 @@ def _add_model_flags(group: Any) -> None:
         "--device", default="auto", help='"auto" or "cpu"; default: auto, which is cpu'
     )
     group.add_argument(
-        "--served-model-name", metavar="NAME", help="id of the model in the API; default: its name"
+        "--served-model-name",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="id of the model in the API; given again: another name for it; default: its name",
     )
     group.add_argument(
         "--allow-any-model",
@@ -127,6 +133,40 @@ def _add_http_flags(group: Any) -> None:
         metavar="SECONDS",
         help=f"{limits.SHUTDOWN_S.meaning}; default: {limits.SHUTDOWN_S.default}",
     )
+    group.add_argument(
+        "--stream-ping-interval",
+        type=integer(0, 3600),
+        default=0,
+        metavar="SECONDS",
+        help="send a comment on streams that have been silent this long, for proxies that cut "
+        "idle connections; default: 0, never, since simple clients stumble over comments",
+    )
+
+
+def _add_access_flags(group: Any) -> None:
+    group.add_argument(
+        "--api-key",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="key that requests must carry as a bearer token; may be given several times; "
+        f"default: ${API_KEY_VARIABLE}, else none",
+    )
+    group.add_argument(
+        "--api-key-file",
+        type=Path,
+        metavar="FILE",
+        help="more keys, one a line; unlike --api-key not visible in the list of processes",
+    )
+    group.add_argument(
+        "--allowed-hosts",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="HOST",
+        help='Host headers to answer besides loopback names, "*" for any; default: any, but on a '
+        "loopback --host loopback names only",
+    )
 
 
 def _add_report_flags(group: Any) -> None:
@@ -141,6 +181,15 @@ def _add_report_flags(group: Any) -> None:
         choices=("debug", "info", "warning", "error"),
         default="info",
         help="info logs one line per request; default: info",
+    )
+    group.add_argument(
+        "--log-json", action="store_true", help="log one JSON object a line instead of text"
+    )
+    group.add_argument(
+        "--enable-debug",
+        action="store_true",
+        help="answer POST /debug/dump_event_trace; with --enable-tracing it holds the latest "
+        "requests' events as a Chrome trace",
     )
     group.add_argument(
         "--debug", action="store_true", help="show tracebacks of errors on the command line"
@@ -163,7 +212,7 @@ def settings_from(args: argparse.Namespace) -> ServerSettings:
         model=args.model if args.model is not None else args.model_flag,
         model_lib=args.model_lib,
         device=resolve_device(args.device),
-        served_model_name=args.served_model_name,
+        served_model_names=tuple(args.served_model_name),
         allow_any_model=args.allow_any_model,
         chat_template=args.chat_template,
         cache_dir=args.cache_dir or default_cache_dir(),
@@ -181,10 +230,15 @@ def settings_from(args: argparse.Namespace) -> ServerSettings:
             allowed_methods=args.allowed_methods,
             allowed_headers=args.allowed_headers,
         ),
+        api_keys=api_keys(args.api_key, args.api_key_file),
+        allowed_hosts=tuple(args.allowed_hosts),
         max_body_size=args.max_body_size,
         shutdown_timeout_s=args.shutdown_timeout,
+        stream_ping_interval_s=args.stream_ping_interval,
         enable_tracing=args.enable_tracing,
+        enable_debug=args.enable_debug,
         log_level=args.log_level,
+        log_json=args.log_json,
         debug=args.debug,
     )
 
@@ -199,6 +253,7 @@ def run(args: argparse.Namespace) -> int:
     from mlc_server.cli.http_server import serve_forever  # noqa: PLC0415
     from mlc_server.cli.ports import bind  # noqa: PLC0415
 
+    warn_if_open(settings)
     with bind(settings.host, settings.port) as sock:
         return serve_forever(settings, sock)
 

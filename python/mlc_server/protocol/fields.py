@@ -1,19 +1,23 @@
-"""Keys a chat request may carry besides the supported ones.
+"""Keys a request may carry besides the supported ones.
 
 Clients of other servers send keys this one does not act on. A value that asks for nothing (null, an
-empty list, the default) is let through; one that would change the answer is refused by name, never
-ignored. A key nobody knows is refused too, with the nearest known name.
+empty list, the default) is let through; one that is known to change the answer is refused by name,
+never ignored. A key nobody knows is ignored, but not in silence: the caller is told of it, with the
+nearest known name if there is one.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from typing import Any
+import functools
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel
 
 from mlc_server.errors import InvalidRequest
 from mlc_server.limits import MAX_ERROR_VALUE, MAX_METADATA
-from mlc_server.protocol.excerpt import printable
 
 # Key -> values that ask for nothing. null is always one of them.
 NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
@@ -29,11 +33,7 @@ NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     # Other kinds of output and of reasoning.
     "modalities": (["text"],),
     "audio": (),
-    "prediction": (),
     "web_search_options": (),
-    "reasoning_effort": ("none",),
-    "verbosity": ("medium",),
-    "store": (False,),
     # What the prompt is made of.
     "echo": (False,),
     "add_generation_prompt": (True,),
@@ -51,22 +51,88 @@ NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "debug_config": (),
 }
 
-# Keys that say who asks or how to bill; nothing in the answer depends on them.
+# Keys that say who asks, where to bill or what to keep; nothing in the answer depends on them.
 LABELS = frozenset({"safety_identifier", "prompt_cache_key", "prompt_cache_retention"})
-SERVICE_TIERS = (None, "auto", "default")
+SILENT = frozenset({"store", "prediction"})
+SERVICE_TIERS = (None, "auto", "default", "flex", "priority", "scale")
+
+# Told of an ignored key: its path and the nearest known name.
+OnIgnored = Callable[[str, "str | None"], None]
+
+_MAX_TOLD = 16
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.\[\]-]")
 
 
-def drop_neutral_fields(body: dict[str, Any], known: Iterable[str]) -> dict[str, Any]:
-    """`body` with its `known` keys only; raises InvalidRequest for a key it cannot honour."""
-    supported = frozenset(known)
+def drop_other_fields(
+    body: dict[str, Any], model: type[BaseModel], on_ignored: OnIgnored
+) -> dict[str, Any]:
+    """`body` with `model`'s keys only; raises InvalidRequest for a key it cannot honour.
+
+    `on_ignored` is told of unknown keys, those of nested objects too, 16 at most.
+    """
+    supported = _names(model)
     kept = {key: value for key, value in body.items() if key in supported}
-    for key, value in body.items():
-        if key not in supported:
-            _check_other(key, value, supported)
+    if len(kept) != len(body):
+        for key, value in body.items():
+            if key not in supported:
+                _check_other(key, value)
+    told: set[str] = set()
+    for prefix, name, known in _unknown(body, model, ""):
+        path = prefix + name
+        if path not in told:
+            told.add(path)
+            close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.7)
+            on_ignored(path, close[0] if close else None)
+        if len(told) == _MAX_TOLD:
+            break
     return kept
 
 
-def _check_other(key: str, value: Any, supported: frozenset[str]) -> None:
+def _unknown(
+    value: Any, model: type[BaseModel], prefix: str
+) -> Iterator[tuple[str, str, frozenset[str]]]:
+    """(path before it, key, known keys) for keys that neither the model nor this module knows."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _unknown(item, model, f"{prefix[:-1]}[].")
+    if not isinstance(value, dict):
+        return
+    supported = _names(model)
+    known = supported if prefix else supported | _KNOWN
+    if not value.keys() <= known:
+        for key in value:
+            if key not in known:
+                yield prefix, _NOT_IN_A_NAME.sub("?", key[: MAX_ERROR_VALUE.default]), known
+    for key, nested in _nested(model).items():
+        if key in value:
+            yield from _unknown(value[key], nested, f"{prefix}{key}.")
+
+
+@functools.cache
+def _names(model: type[BaseModel]) -> frozenset[str]:
+    """The keys a model takes."""
+    return frozenset(field.alias or name for name, field in model.model_fields.items())
+
+
+@functools.cache
+def _nested(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """Keys whose values are objects of another model, or lists of them."""
+    found = {
+        field.alias or name: _model_in(field.annotation)
+        for name, field in model.model_fields.items()
+    }
+    return {name: nested for name, nested in found.items() if nested is not None}
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if get_origin(annotation) is None:
+        is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        return annotation if is_model else None
+    models = (_model_in(argument) for argument in get_args(annotation))
+    return next((model for model in models if model is not None), None)
+
+
+def _check_other(key: str, value: Any) -> None:
     if key in NEUTRAL_VALUES:
         if value is None or any(_same(value, neutral) for neutral in NEUTRAL_VALUES[key]):
             return
@@ -75,22 +141,14 @@ def _check_other(key: str, value: Any, supported: frozenset[str]) -> None:
         )
     if key in LABELS or key == "service_tier":
         _check_label(key, value)
-        return
-    if key == "metadata":
+    elif key == "metadata":
         _check_metadata(value)
-        return
-    shown = printable(key, MAX_ERROR_VALUE.default)
-    close = difflib.get_close_matches(shown, sorted(supported | NEUTRAL_VALUES.keys()), n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    raise InvalidRequest(
-        f"{shown}: unknown field{hint}", param=shown or None, code="unknown_parameter"
-    )
 
 
 def _check_label(key: str, value: Any) -> None:
     if key == "service_tier":
         fits = value in SERVICE_TIERS
-        wanted = '"auto" or "default"'
+        wanted = " or ".join(f'"{tier}"' for tier in SERVICE_TIERS if tier)
     else:
         fits = value is None or (isinstance(value, str) and len(value) <= 4096)
         wanted = "a string of at most 4096 characters"
@@ -114,3 +172,6 @@ def _check_metadata(value: Any) -> None:
 def _same(value: Any, neutral: Any) -> bool:
     """Equality that keeps True and 1 apart."""
     return type(value) is type(neutral) and bool(value == neutral)
+
+
+_KNOWN = frozenset(NEUTRAL_VALUES) | LABELS | SILENT | {"service_tier", "metadata"}

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from mlc_server import limits
 from mlc_server.errors import InvalidRequest
 from mlc_server.protocol.excerpt import kind, printable, show
-from mlc_server.protocol.fields import drop_neutral_fields
+from mlc_server.protocol.fields import OnIgnored, drop_other_fields
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -24,12 +24,17 @@ _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def parse_request(body: bytes, model: type[Model]) -> Model:
-    """Validates a JSON object against `model`; null counts as absent for keys with a default."""
+def parse_request(
+    body: bytes, model: type[Model], on_ignored: OnIgnored = lambda path, near: None
+) -> Model:
+    """Validates a JSON object against `model`; null counts as absent for keys with a default.
+
+    `on_ignored(path, nearest known name)` is told of each unknown key.
+    """
     value = parse_json(body)
     if not isinstance(value, dict):
         raise InvalidRequest(f"body: must be a JSON object; got {kind(value)}")
-    kept = drop_neutral_fields(value, model.model_fields)
+    kept = drop_other_fields(value, model, on_ignored)
     try:
         return model.model_validate(kept)
     except ValidationError as error:
@@ -83,7 +88,6 @@ def explain(error: ValidationError) -> InvalidRequest:
 _CODES = {"missing": "missing_required_parameter"}
 _MESSAGES = {
     "missing": "is required",
-    "extra_forbidden": "unknown field",
     "finite_number": "must be a finite number",
     "float_type": "must be a number",
     "int_type": "must be an integer",
@@ -107,7 +111,6 @@ _MESSAGES = {
 }
 _SHOWS_VALUE = frozenset(_MESSAGES) - {
     "missing",
-    "extra_forbidden",
     "string_too_long",
     "string_too_short",
     "too_long",

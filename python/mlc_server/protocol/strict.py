@@ -7,9 +7,9 @@ from pydantic_core import PydanticCustomError
 
 
 class StrictModel(BaseModel):
-    """No coercion, no NaN, no unknown keys, immutable once validated."""
+    """No coercion, no NaN, immutable once validated. Unknown keys are told of by fields.py."""
 
-    model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="ignore", frozen=True)
 
 
 def fault(field: str, problem: str) -> PydanticCustomError:

@@ -64,7 +64,6 @@ def post(server: Server, **kwargs: Any) -> requests.Response:
             "documents",
             "unsupported_parameter",
         ),
-        (chat_body(tmperature=1), 400, "invalid_request_error", "tmperature", "unknown_parameter"),
         (chat_body("refuse me"), 400, "invalid_request_error", "messages", None),
         (
             chat_body("x" * 5000),

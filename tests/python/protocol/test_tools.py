@@ -112,7 +112,6 @@ def test_a_choice_without_tools_that_asks_for_nothing_is_accepted(choice: Any, t
             "tools[0].function.parameters.type",
         ),
         ({"tools": [function(strict="yes")]}, "tools[0].function.strict"),
-        ({"tools": [function(desc="x")]}, "tools[0].function.desc"),
         ({"tools": [function(name=f"f{i}") for i in range(129)]}, "tools"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": "required", "tools": []}, "tool_choice"),
