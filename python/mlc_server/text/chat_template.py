@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import jinja2
 import jinja2.ext
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -27,10 +27,30 @@ Message = Mapping[str, Any]
 
 
 class ChatTemplate(Protocol):
-    """Renders messages of roles system, user and assistant with text content."""
+    """Renders messages of roles system, user and assistant with text content.
 
-    def render(self, messages: Sequence[Message]) -> str:
+    One that `knows_tools` also shows tools, and takes the calls and results of OpenAI's messages,
+    arguments as objects. `source` is its text, which tells how its model writes calls.
+    """
+
+    @property
+    def knows_tools(self) -> bool: ...
+
+    @property
+    def source(self) -> str: ...
+
+    def render(self, messages: Sequence[Message], tools: Sequence[Message] = ()) -> str:
         """The prompt, ending where the assistant's answer begins. Raises InvalidRequest."""
+
+
+def has_system(template: ChatTemplate) -> bool:
+    """Whether a system message reaches the prompt; some templates refuse or drop it."""
+    mark = "a system message"
+    messages = [{"role": "system", "content": mark}, {"role": "user", "content": "?"}]
+    try:
+        return mark in template.render(messages)
+    except InvalidRequest:
+        return False
 
 
 class JinjaTemplate:
@@ -42,9 +62,11 @@ class JinjaTemplate:
         special_tokens: Mapping[str, str],
         *,
         now: Callable[[], datetime] = datetime.now,
+        tool_source: str | None = None,
     ) -> None:
         """`special_tokens`: bos_token, eos_token, ... as the template may name them. `now` is what
-        strftime_now formats. Raises UserError for a template that does not parse."""
+        strftime_now formats. `tool_source` is the template of conversations with tools where a
+        model has one of its own. Raises UserError for a template that does not parse."""
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True,
             lstrip_blocks=True,
@@ -55,21 +77,35 @@ class JinjaTemplate:
         environment.globals["strftime_now"] = lambda form: now().strftime(form)
         self._special_tokens = dict(special_tokens)
         self._keeps_developer = "developer" in source
+        self._source = source if tool_source is None else tool_source
         try:
             self._template = environment.from_string(source)
+            self._tool_template = environment.from_string(self._source)
+            names = meta.find_undeclared_variables(environment.parse(self._source))
         except jinja2.TemplateError as error:
             raise UserError(
                 "the model's chat template is not valid Jinja",
                 seen=str(error),
                 hint="give a working one with --chat-template FILE",
             ) from error
+        self._knows_tools = "tools" in names
 
-    def render(self, messages: Sequence[Message]) -> str:
+    @property
+    def knows_tools(self) -> bool:
+        return self._knows_tools
+
+    @property
+    def source(self) -> str:
+        return self._source
+
+    def render(self, messages: Sequence[Message], tools: Sequence[Message] = ()) -> str:
+        about_tools = tools or any("tool_calls" in message for message in messages)
+        template = self._tool_template if about_tools else self._template
         try:
-            text = self._template.render(
+            text = template.render(
                 messages=[self._prepare(message) for message in messages],
                 add_generation_prompt=True,
-                tools=None,
+                tools=list(tools) or None,
                 documents=None,
                 **self._special_tokens,
             )

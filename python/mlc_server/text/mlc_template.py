@@ -39,7 +39,16 @@ class MlcTemplate:
         self._strips_reasoning = bool(template.get("strip_reasoning_in_history"))
         self._opening = _opening_messages(template)
 
-    def render(self, messages: Sequence[Message]) -> str:
+    @property
+    def knows_tools(self) -> bool:
+        return False
+
+    @property
+    def source(self) -> str:
+        return ""
+
+    def render(self, messages: Sequence[Message], tools: Sequence[Message] = ()) -> str:
+        assert not tools
         system = self._system_message
         turns = list(self._opening)
         for index, message in enumerate(messages):

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mlc_server.errors import FormatError, UserError
 from mlc_server.limits import ENCODE_INLINE_CHARACTERS
-from mlc_server.text.chat_template import ChatTemplate, JinjaTemplate, Message
+from mlc_server.text.chat_template import ChatTemplate, JinjaTemplate, Message, has_system
 from mlc_server.text.mlc_template import MlcTemplate
 from mlc_server.text.tokenizer import Tokenizer
+from mlc_server.text.tools.conversation import in_text
+from mlc_server.text.tools.support import AUTO, ToolSupport, choose_format
 
 MLC_TEMPLATE = "mlc"
 _SPECIAL_TOKEN_KEYS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token")
@@ -35,6 +37,7 @@ class PromptBuilder:
     tokenizer: Tokenizer
     prefix_ids: tuple[int, ...]
     stop: StopRules
+    tools: ToolSupport = field(default_factory=ToolSupport)
 
     @classmethod
     def from_folder(
@@ -43,11 +46,13 @@ class PromptBuilder:
         chat_config: Mapping[str, Any],
         *,
         chat_template: str | None = None,
+        tool_format: str = AUTO,
     ) -> PromptBuilder:
         """Reads a model folder.
 
         `chat_config` is its mlc-chat-config.json. `chat_template` is None for the folder's own (the
         Jinja template of its tokenizer, else MLC's), "mlc" for MLC's, or a file with a Jinja one.
+        `tool_format` is how the model writes tool calls, if not as its template has it.
         """
         tokenizer = Tokenizer.from_folder(folder)
         token_config = _read_json(folder / "tokenizer_config.json")
@@ -58,13 +63,14 @@ class PromptBuilder:
                 seen=repr(conversation)[:200],
                 hint="generate the file again with gen_config",
             )
-        source = None
+        source = tool_source = None
         if chat_template != MLC_TEMPLATE:
-            source = _template_source(folder, token_config, chat_template)
+            source, tool_source = _template_sources(folder, token_config, chat_template)
         template: ChatTemplate
         prefix_ids: tuple[int, ...] = ()
         if source is not None:
-            template = JinjaTemplate(source, _special_tokens(token_config))
+            tokens = _special_tokens(token_config)
+            template = JinjaTemplate(source, tokens, tool_source=tool_source)
         elif conversation:
             template = MlcTemplate(conversation)
             prefix_ids = tuple(conversation.get("system_prefix_token_ids") or ())
@@ -75,33 +81,54 @@ class PromptBuilder:
                 hint="give one with --chat-template FILE",
             )
         stop = _stop_rules(tokenizer, token_config, chat_config, conversation)
-        return cls(template=template, tokenizer=tokenizer, prefix_ids=prefix_ids, stop=stop)
+        native = template.knows_tools
+        tools = ToolSupport(
+            format=choose_format(template.source, native=native, wanted=tool_format),
+            native=native,
+            has_system=has_system(template),
+        )
+        return cls(
+            template=template, tokenizer=tokenizer, prefix_ids=prefix_ids, stop=stop, tools=tools
+        )
 
-    def build(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of the prompt; raises InvalidRequest for messages the template refuses."""
-        return [*self.prefix_ids, *self.tokenizer.encode(self.template.render(messages))]
+    def build(self, messages: Sequence[Message], tools: Sequence[Message] = ()) -> list[int]:
+        """Token ids of the prompt; raises InvalidRequest for messages the template refuses.
 
-    async def build_async(self, messages: Sequence[Message]) -> list[int]:
+        `tools` and the calls in `messages` are OpenAI's objects, arguments as objects too.
+        """
+        if not self.tools.native:
+            messages = in_text(messages, tools, has_system=self.tools.has_system)
+            tools = ()
+        return [*self.prefix_ids, *self.tokenizer.encode(self.template.render(messages, tools))]
+
+    async def build_async(
+        self, messages: Sequence[Message], tools: Sequence[Message] = ()
+    ) -> list[int]:
         """`build`, with a long text in a worker thread so that other streams keep flowing."""
         characters = sum(len(message["content"] or "") for message in messages)
-        if characters <= ENCODE_INLINE_CHARACTERS.default:
+        if characters <= ENCODE_INLINE_CHARACTERS.default and not tools:
             return self.build(messages)
-        return await asyncio.get_running_loop().run_in_executor(None, self.build, messages)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(None, self.build, messages, tools)
 
 
-def _template_source(
+def _template_sources(
     folder: Path, token_config: Mapping[str, Any], chosen: str | None
-) -> str | None:
+) -> tuple[str | None, str | None]:
+    """The chat template, and the one for conversations with tools if it is another."""
     if chosen is not None:
-        return _read_text(Path(chosen))
+        return _read_text(Path(chosen)), None
     beside = folder / "chat_template.jinja"
     if beside.is_file():
-        return _read_text(beside)
-    source = token_config.get("chat_template")
+        return _read_text(beside), None
+    source, tool_source = token_config.get("chat_template"), None
     if isinstance(source, list):  # named templates; "default" is the one for plain chats
         named = {entry.get("name"): entry.get("template") for entry in source}
-        source = named.get("default")
-    return source if isinstance(source, str) else None
+        source, tool_source = named.get("default"), named.get("tool_use")
+    return (
+        source if isinstance(source, str) else None,
+        tool_source if isinstance(tool_source, str) else None,
+    )
 
 
 def _special_tokens(token_config: Mapping[str, Any]) -> dict[str, str]:

@@ -1,0 +1,160 @@
+"""Grammars that hold a model to its tools, in llguidance's dialect of Lark.
+
+An answer that must call tools is calls and nothing else. In one that may, text is free up to the
+marker of a call; from there on the call has to be one, with arguments that fit the function's
+schema. So arguments always validate.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlc_server.limits import MAX_TOOL_CALLS
+
+# JSON as models were trained to write it: no room for endless white space.
+_JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+# With one of these a schema may admit properties that it does not list.
+_OPEN_KEYWORDS = frozenset(
+    {
+        "$dynamicRef",
+        "$ref",
+        "additionalProperties",
+        "allOf",
+        "anyOf",
+        "dependentSchemas",
+        "if",
+        "maxProperties",
+        "minProperties",
+        "not",
+        "oneOf",
+        "patternProperties",
+        "propertyNames",
+        "unevaluatedProperties",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function that may be called. `strict`: a schema that cannot be enforced is refused, where
+    otherwise the keywords that cannot are left out."""
+
+    name: str
+    parameters: Mapping[str, Any] | None = None
+    strict: bool = False
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How a format surrounds the calls' objects."""
+
+    arguments_key: str
+    opening: str  # of each call, or of the list
+    closing: str
+    separator: str  # between calls
+    is_list: bool
+    # The text that begins a call wherever it stands; None if any text may.
+    marker: str | None
+
+
+_LAYOUTS = {
+    "hermes": _Layout(
+        "arguments", "<tool_call>\n", "\n</tool_call>", "\n", is_list=False, marker="<tool_call>"
+    ),
+    "mistral": _Layout(
+        "arguments", "[TOOL_CALLS] [", "]", ", ", is_list=True, marker="[TOOL_CALLS]"
+    ),
+    "llama3_json": _Layout("parameters", "", "", "; ", is_list=False, marker=None),
+}
+
+
+def enforced_format(format_: str) -> str:
+    """The format in which calls can be enforced: Python's cannot, so JSON between tags instead."""
+    return format_ if format_ in _LAYOUTS else "hermes"
+
+
+def required_grammar(format_: str, functions: Sequence[Function], *, parallel: bool) -> str:
+    """One call, or with `parallel` up to MAX_TOOL_CALLS."""
+    layout = _LAYOUTS[format_]
+    return "\n".join(
+        ["start: calls", *_calls(layout, parallel=parallel), *_objects(layout, functions)]
+    )
+
+
+def auto_grammar(format_: str, functions: Sequence[Function], *, parallel: bool) -> str | None:
+    """Text with calls in it; None where nothing tells a call from text that looks like one.
+
+    Without `parallel` the answer ends after the first call. Where there is no marker, calls are
+    enforced only for strict functions, and then an answer that begins with "{" has to be a call.
+    """
+    layout = _LAYOUTS.get(format_)
+    if layout is None:
+        return None
+    if layout.marker is None:
+        if not any(function.strict for function in functions):
+            return None
+        head = [
+            "start: TEXT | calls",
+            r"TEXT: /([^{](.|\n)*)?/",
+            *_calls(layout, parallel=parallel),
+        ]
+    else:
+        rest = layout.opening[len(layout.marker) :]
+        more = _more(layout, "object", parallel=parallel) if layout.is_list else ""
+        head = [
+            "start: marked* TEXT" if parallel else "start: TEXT | marked",
+            r"TEXT: /(.|\n)*/",
+            f"marker[lazy]: TEXT {_text(layout.marker)}",
+            f"marked: marker {_text(rest)} object {more} {_text(layout.closing)}",
+        ]
+    return "\n".join([*head, *_objects(layout, functions)])
+
+
+def argument_schema(function: Function) -> dict[str, Any]:
+    """The schema that arguments are held to: an object of the listed properties.
+
+    As in other servers, properties a schema does not list are left out unless it speaks of them.
+    """
+    schema: dict[str, Any] = dict(function.parameters or {})
+    schema["type"] = "object"
+    properties = schema.setdefault("properties", {})
+    required = schema.get("required", [])
+    listed = isinstance(properties, dict) and isinstance(required, list)
+    if listed and not _OPEN_KEYWORDS & schema.keys() and set(required) <= properties.keys():
+        schema["additionalProperties"] = False
+    schema["x-guidance"] = {**_JSON_STYLE, "lenient": not function.strict}
+    return schema
+
+
+def _calls(layout: _Layout, *, parallel: bool) -> list[str]:
+    opening, closing = _text(layout.opening), _text(layout.closing)
+    if layout.is_list:
+        more = _more(layout, "object", parallel=parallel)
+        return [f"calls: {opening} object {more} {closing}"]
+    more = _more(layout, "call", parallel=parallel)
+    return [f"calls: call {more}", f"call: {opening} object {closing}"]
+
+
+def _more(layout: _Layout, item: str, *, parallel: bool) -> str:
+    """What may follow the first of the calls."""
+    if not parallel:
+        return ""
+    return f"({_text(layout.separator)} {item}){{0,{MAX_TOOL_CALLS.default - 1}}}"
+
+
+def _objects(layout: _Layout, functions: Sequence[Function]) -> list[str]:
+    names = " | ".join(f"object_{index}" for index in range(len(functions)))
+    rules = [f"object: {names}"]
+    for index, function in enumerate(functions):
+        head = f'{{"name": {json.dumps(function.name)}, "{layout.arguments_key}": '
+        schema = json.dumps(argument_schema(function))
+        rules.append(f'object_{index}: {_text(head)} %json {schema} "}}"')
+    return rules
+
+
+def _text(text: str) -> str:
+    """A string literal; nothing for the empty one."""
+    return json.dumps(text) if text else ""
