@@ -1,5 +1,6 @@
 #include "sampling/grammar_compiler.h"
 
+#include <algorithm>
 #include <array>
 #include <mutex>
 #include <utility>
@@ -12,7 +13,11 @@ namespace {
 // A text never contains this byte, so llguidance marks special tokens with it.
 constexpr char kSpecialMarker = '\xFF';
 // One or two kilobytes each; the library's default would let one sequence take half a gigabyte.
-constexpr size_t kMaxLexerStates = 20000;
+constexpr size_t kMaxLexerStates = 8000;
+// Four for each of 512 optional properties, and then some.
+constexpr size_t kMaxItemsInRow = 4000;
+// What llguidance puts after its messages in place of its inner state.
+constexpr char kNoDetails[] = "\n<non-verbose/>";
 constexpr size_t kMaxErrorBytes = 512;
 
 const char* KindName(GrammarKind kind) {
@@ -44,7 +49,8 @@ Status ErrorOf(const LlguidanceApi& api, llg::Matcher* matcher) {
     return std::nullopt;
   }
   const std::string text(message);
-  return Error{ErrorCode::kInvalidValue, "", text.substr(0, kMaxErrorBytes)};
+  return Error{ErrorCode::kInvalidValue, "",
+               text.substr(0, std::min(kMaxErrorBytes, text.find(kNoDetails)))};
 }
 
 class LlguidanceMatcher : public GrammarMatcher {
@@ -192,6 +198,7 @@ Result<std::shared_ptr<const Grammar>> GrammarCompiler::Compile(GrammarKind kind
   init.log_buffer_level = 0;
   init.log_stderr_level = 0;
   init.limits.max_lexer_states = kMaxLexerStates;
+  init.limits.max_items_in_row = kMaxItemsInRow;
   init.limits.verbose_errors = false;  // they would hold the output so far
   MatcherPtr matcher(api_->new_matcher(&init, KindName(kind), source.c_str()), api_->free_matcher);
   MLC_CHECK(matcher != nullptr);

@@ -79,6 +79,19 @@ MAX_TOOLS = Limit("tools", 128, "tools", "most tools of a request, and most call
 MAX_TOOL_TEXT = Limit("description", 65536, "characters", "longest description of a tool")
 MAX_TOOL_CALLS = Limit("tool_calls", 32, "calls", "most calls of one answer that must call tools")
 
+# Grammars. What they do not bound takes the compiler seconds, or its stack.
+MAX_GRAMMAR_BYTES = Limit("grammar", 64 * 1024, "bytes of UTF-8", "longest schema or grammar")
+MAX_SCHEMA_DEPTH = Limit("schema", 32, "levels", "deepest nesting of a schema's JSON")
+MAX_SCHEMA_NODES = Limit("schema", 5000, "values", "most JSON values in a schema")
+MAX_SCHEMA_PROPERTIES = Limit("properties", 512, "entries", "most properties of one object")
+MAX_PATTERN_CHARACTERS = Limit("regex", 2048, "characters", "all regular expressions together")
+MAX_MULTIPLE = Limit("multipleOf", 1000, "steps", "least common multiple of all, in their unit")
+MAX_LARK_RULES = Limit("grammar", 1024, "rules", "most rules, or repetitions, of a Lark grammar")
+MAX_CHOICE_TEXTS = Limit("choice", 1000, "strings", "most texts to choose from")
+GRAMMAR_TIMEOUT_MS = Limit("grammar", 250, "milliseconds", "longest time to compile a grammar")
+GRAMMAR_CACHE_ENTRIES = Limit("grammars", 128, "grammars", "most grammars kept compiled")
+GRAMMAR_CACHE_BYTES = Limit("grammars", 2 * 1024 * 1024, "bytes", "their sources together")
+
 # One request's numbers.
 TEMPERATURE = Range("temperature", low=0.0, high=2.0)
 TOP_P = Range("top_p", low=0.0, high=1.0)

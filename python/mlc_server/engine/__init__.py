@@ -2,7 +2,9 @@
 
 from mlc_server._core import EngineStats
 from mlc_server.engine.async_engine import AsyncEngine, Sink
+from mlc_server.engine.grammar import GrammarCompiler
 from mlc_server.engine.types import (
+    CompiledGrammar,
     CompletedChoice,
     Delta,
     GenerationRequest,
@@ -14,10 +16,12 @@ from mlc_server.engine.types import (
 
 __all__ = [
     "AsyncEngine",
+    "CompiledGrammar",
     "CompletedChoice",
     "Delta",
     "EngineStats",
     "GenerationRequest",
+    "GrammarCompiler",
     "GrammarSpec",
     "Handle",
     "SamplingOptions",

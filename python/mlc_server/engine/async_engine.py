@@ -11,8 +11,15 @@ from dataclasses import replace
 
 from mlc_server import _core
 from mlc_server.engine.convert import delta_from, request_error, sampling_params
+from mlc_server.engine.grammar import GrammarCompiler
 from mlc_server.engine.retry_after import RetryAfter
-from mlc_server.engine.types import CompletedChoice, Delta, GenerationRequest, Handle
+from mlc_server.engine.types import (
+    CompletedChoice,
+    Delta,
+    GenerationRequest,
+    GrammarSpec,
+    Handle,
+)
 from mlc_server.errors import GenerationFailed, InvalidRequest, Unavailable
 from mlc_server.limits import HEARTBEAT_STALE_S
 
@@ -44,9 +51,14 @@ class AsyncEngine:
     """
 
     def __init__(
-        self, core: _core.Engine, *, stall_after_s: float = HEARTBEAT_STALE_S.default
+        self,
+        core: _core.Engine,
+        grammars: GrammarCompiler | None = None,
+        *,
+        stall_after_s: float = HEARTBEAT_STALE_S.default,
     ) -> None:
         self._core = core
+        self._grammars = grammars
         self._stall_after_s = stall_after_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watch: asyncio.TimerHandle | None = None
@@ -83,6 +95,18 @@ class AsyncEngine:
 
     # Requests
 
+    async def prepare(self, request: GenerationRequest) -> GenerationRequest:
+        """`request` as submit() takes it, that is, with its grammar compiled.
+
+        Raises InvalidRequest for a grammar that cannot be followed, and Unavailable.
+        """
+        spec = request.grammar
+        if not isinstance(spec, GrammarSpec):
+            return request
+        if self._grammars is None:
+            raise InvalidRequest(f"{spec.param}: not supported by this server", param=spec.param)
+        return replace(request, grammar=await self._grammars.compile(spec))
+
     def submit(self, request: GenerationRequest, sink: Sink) -> Handle:
         """Queues a request.
 
@@ -92,14 +116,18 @@ class AsyncEngine:
             raise Unavailable(self._stall_reason)
         if self._loop is None:
             raise Unavailable("the engine is not running")
-        if request.grammar is not None:
-            param = request.grammar.param
-            raise InvalidRequest(f"{param}: grammars are not supported by this server", param=param)
+        grammar = request.grammar
+        assert not isinstance(grammar, GrammarSpec), "prepare() the request first"
         params = sampling_params(request.sampling)
         request_id = next(self._ids)
         try:
             self._core.submit(
-                request_id, request.prompt_ids, params, request.num_choices, request.priority
+                request_id,
+                request.prompt_ids,
+                params,
+                request.num_choices,
+                request.priority,
+                None if grammar is None else grammar.core,
             )
         except _core.CoreError as error:
             seconds = self._retry_after.seconds(self._core.stats().num_waiting)
@@ -133,7 +161,7 @@ class AsyncEngine:
             if num_open == 0 and not ended.done():
                 ended.set_result(None)
 
-        handle = self.submit(request, sink)
+        handle = self.submit(await self.prepare(request), sink)
         try:
             await ended
         finally:

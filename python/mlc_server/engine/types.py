@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from mlc_server import _core
+
 GrammarKind = Literal["json_object", "json_schema", "regex", "choice", "lark"]
 
 
@@ -50,17 +52,26 @@ class GrammarSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class CompiledGrammar:
+    """A grammar that the core can follow."""
+
+    spec: GrammarSpec
+    core: _core.Grammar
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """A prompt to continue `num_choices` times. Lower `priority` runs first.
 
-    With a `grammar`, tokens are drawn among those that keep the output a prefix of a match.
+    With a `grammar`, tokens are drawn among those that keep the output a prefix of a match, and it
+    decides where the output may end: `ignore_eos` has no effect. AsyncEngine.prepare() compiles it.
     """
 
     prompt_ids: Sequence[int]
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     num_choices: int = 1
     priority: int = 0
-    grammar: GrammarSpec | None = None
+    grammar: GrammarSpec | CompiledGrammar | None = None
 
 
 class TokenLogprob(NamedTuple):

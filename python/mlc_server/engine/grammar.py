@@ -1,0 +1,186 @@
+"""Grammars compiled off the event loop, each once, within a time limit."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlc_server import _core, limits
+from mlc_server.engine.grammar_source import grammar_source
+from mlc_server.engine.types import CompiledGrammar, GrammarSpec
+from mlc_server.errors import InvalidRequest, Unavailable
+
+logger = logging.getLogger(__name__)
+
+# The compiler cannot be interrupted, so at most this many threads may be at the mercy of a grammar.
+_MAX_THREADS = 2
+_QUEUE_TIMEOUT_S = 2.0
+_MAX_FAULT = 300  # characters
+
+
+class _Entry:
+    """A grammar being compiled, or what came of it: the grammar or the fault to report."""
+
+    __slots__ = ("outcome", "source_size", "started")
+
+    def __init__(self, source_size: int) -> None:
+        self.source_size = source_size
+        self.started = asyncio.Event()
+        self.outcome: asyncio.Future[_core.Grammar | Exception] = (
+            asyncio.get_running_loop().create_future()
+        )
+
+
+class GrammarCompiler:
+    """Compiles grammars for one model and remembers them, faults too, least recently used first to
+    go. Every call is made on the event loop; the work is done on threads of its own."""
+
+    def __init__(
+        self, vocabulary: _core.Vocabulary, eos_token_ids: Sequence[int], vocab_size: int
+    ) -> None:
+        self._vocabulary = vocabulary
+        self._eos_token_ids = list(eos_token_ids)
+        self._vocab_size = vocab_size
+        self._core: _core.GrammarCompiler | None = None
+        self._core_lock = threading.Lock()
+        self._slots: asyncio.Semaphore = asyncio.Semaphore(_MAX_THREADS)
+        self._entries: OrderedDict[GrammarSpec, _Entry] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def compile(self, spec: GrammarSpec) -> CompiledGrammar:
+        """Raises InvalidRequest that names `spec.param` and what is wrong with the grammar, or that
+        it takes too long; Unavailable while too many others do."""
+        entry = self._entries.get(spec)
+        if entry is None:
+            entry = self._begin(spec)
+        self._entries.move_to_end(spec)
+        try:
+            await asyncio.wait_for(entry.started.wait(), _QUEUE_TIMEOUT_S)
+        except asyncio.TimeoutError:
+            raise Unavailable("other grammars are being compiled; try again later") from None
+        limit_ms = limits.GRAMMAR_TIMEOUT_MS.default
+        await asyncio.wait([entry.outcome], timeout=limit_ms / 1e3)
+        if not entry.outcome.done():
+            raise _refusal(spec, f"takes longer than {limit_ms} ms to compile; simplify it")
+        outcome = entry.outcome.result()
+        if isinstance(outcome, InvalidRequest):
+            raise InvalidRequest(outcome.message, param=spec.param)
+        if isinstance(outcome, _core.CoreError):
+            raise _refusal(spec, _first_words(outcome.message))
+        if isinstance(outcome, Exception):
+            raise outcome
+        return CompiledGrammar(spec, outcome)
+
+    def _begin(self, spec: GrammarSpec) -> _Entry:
+        entry = _Entry(len(spec.source))
+        self._entries[spec] = entry
+        task = asyncio.get_running_loop().create_task(self._run(spec, entry))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        self._evict()
+        return entry
+
+    async def _run(self, spec: GrammarSpec, entry: _Entry) -> None:
+        """Waits for a thread to be free, and for what it makes of the grammar."""
+        async with self._slots:
+            try:
+                core = self._core or await _on_thread(self._load)
+            except Exception as error:
+                logger.exception("grammars cannot be compiled")
+                self._forget(spec, entry)
+                entry.outcome.set_result(Unavailable(f"grammars cannot be compiled: {error}"))
+                entry.started.set()
+                return
+            entry.started.set()
+            try:
+                outcome: _core.Grammar | Exception = await _on_thread(lambda: _compile(core, spec))
+            except (InvalidRequest, _core.CoreError) as error:
+                outcome = error
+            except Exception as error:
+                logger.exception("a grammar failed to compile")
+                outcome = error
+            entry.outcome.set_result(outcome)
+
+    def _load(self) -> _core.GrammarCompiler:
+        """The model's vocabulary as the compiler wants it, made once and only if it is needed."""
+        with self._core_lock:
+            if self._core is None:
+                self._core = _core.GrammarCompiler(
+                    str(_llguidance_library()),
+                    self._vocabulary,
+                    self._eos_token_ids,
+                    self._vocab_size,
+                )
+            return self._core
+
+    def _forget(self, spec: GrammarSpec, entry: _Entry) -> None:
+        if self._entries.get(spec) is entry:
+            del self._entries[spec]
+
+    def _evict(self) -> None:
+        size = sum(entry.source_size for entry in self._entries.values())
+        while (
+            len(self._entries) > limits.GRAMMAR_CACHE_ENTRIES.default
+            or size > limits.GRAMMAR_CACHE_BYTES.default
+        ):
+            _, entry = self._entries.popitem(last=False)
+            size -= entry.source_size
+
+
+def _compile(core: _core.GrammarCompiler, spec: GrammarSpec) -> _core.Grammar:
+    kind, source = grammar_source(spec)
+    return core.compile(kind, source)
+
+
+async def _on_thread(work: Callable[[], Any]) -> Any:
+    """`work()` on a daemon thread, which the process does not wait for when it ends."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Any] = loop.create_future()
+
+    def finish(result: Any, error: Exception | None) -> None:
+        if done.done():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(result)
+
+    def run() -> None:
+        result, failure = None, None
+        try:
+            result = work()
+        except Exception as error:
+            failure = error
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(finish, result, failure)
+
+    threading.Thread(target=run, name="grammar", daemon=True).start()
+    return await done
+
+
+def _llguidance_library() -> Path:
+    """The shared object of the package llguidance, found without importing it."""
+    found = importlib.util.find_spec("llguidance")
+    for folder in (found.submodule_search_locations or ()) if found is not None else ():
+        for path in sorted(Path(folder).glob("_lib*.so")):
+            return path
+    raise FileNotFoundError("the package llguidance is not installed")
+
+
+def _refusal(spec: GrammarSpec, problem: str) -> InvalidRequest:
+    return InvalidRequest(f"{spec.param}: {problem}", param=spec.param)
+
+
+def _first_words(message: str) -> str:
+    """The compiler's message on one line, without what only its authors can use."""
+    text = " ".join(message.split())
+    if text.startswith("NoExtension"):
+        return "no text can match it"
+    text = text.split(". Enable '")[0].replace("Unimplemented keys:", "unsupported keywords:")
+    return text[:_MAX_FAULT]

@@ -1,0 +1,194 @@
+"""From a GrammarSpec to what the core's compiler takes, within limits.
+
+The compiler bounds most of its work itself. The limits here keep off what it does not bound: deep
+recursion, long regular expressions, many properties of one object and multiples of large numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any, Literal
+
+from mlc_server import limits
+from mlc_server.engine.types import GrammarSpec
+from mlc_server.errors import InvalidRequest
+
+CoreKind = Literal["json_schema", "regex", "lark"]
+
+# JSON as models were trained to write it, with no room for endless white space.
+JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_OPTIONS_KEY = "x-guidance"
+_REGEX_SPECIAL = frozenset(r"\.+*?()|[]{}^$#&-~/")
+_LARK_LITERAL = re.compile(
+    r"""
+    "(?:\\.|[^"\\\n])*"            # a string
+    | (?://|\#)[^\n]*              # a comment
+    | (?P<regex>/(?:\\.|[^/\\\n])+/)
+    | (?P<json>%json\s*)           # followed by a schema
+    """,
+    re.VERBOSE,
+)
+
+
+def grammar_source(spec: GrammarSpec) -> tuple[CoreKind, str]:
+    """(kind, source) for the core; raises InvalidRequest naming the limit or the mistake."""
+    try:
+        return _source(spec)
+    except _Fault as fault:
+        raise InvalidRequest(f"{spec.param}: {fault}", param=spec.param) from None
+
+
+class _Fault(Exception):
+    """What is wrong, without the field's name."""
+
+
+def _source(spec: GrammarSpec) -> tuple[CoreKind, str]:
+    size = len(spec.source.encode("utf-8", "surrogatepass"))
+    limit = limits.MAX_GRAMMAR_BYTES.default
+    if size > limit:
+        raise _Fault(f"must have at most {limit} bytes; got {size}")
+    if spec.kind == "json_object":
+        return "json_schema", json.dumps({"type": "object", _OPTIONS_KEY: JSON_STYLE})
+    if spec.kind == "json_schema":
+        return "json_schema", _json_schema(spec.source)
+    if spec.kind == "choice":
+        return "regex", "|".join(_escape(text) for text in json.loads(spec.source))
+    if spec.kind == "regex":
+        _check_pattern_size(len(spec.source))
+        return "regex", spec.source
+    _check_lark(spec.source)
+    return "lark", spec.source
+
+
+def _json_schema(text: str) -> str:
+    try:
+        schema = json.loads(text)
+    except RecursionError:
+        raise _too_deep() from None
+    except ValueError as error:
+        raise _Fault(f"is not valid JSON: {error}") from None
+    if isinstance(schema, bool):
+        schema = {} if schema else {"not": {}}
+    if not isinstance(schema, dict):
+        raise _Fault("must be a JSON schema, that is, an object")
+    if _OPTIONS_KEY in schema:
+        raise _Fault(f'keyword "{_OPTIONS_KEY}" is not supported')
+    _check_schema(schema)
+    return json.dumps({**schema, _OPTIONS_KEY: JSON_STYLE})
+
+
+def _check_schema(schema: Any) -> None:
+    pattern_size = 0
+    multiples: list[Decimal] = []
+    for index, (depth, value) in enumerate(_walk(schema)):
+        if index >= limits.MAX_SCHEMA_NODES.default:
+            raise _Fault(f"must have at most {limits.MAX_SCHEMA_NODES.default} values in all")
+        if depth > limits.MAX_SCHEMA_DEPTH.default:
+            raise _too_deep()
+        if isinstance(value, dict):
+            _check_properties(value)
+            pattern_size += _pattern_size(value)
+            _check_pattern_size(pattern_size)
+            step = value.get("multipleOf")
+            if isinstance(step, (int, float)) and not isinstance(step, bool) and step > 0:
+                multiples.append(Decimal(repr(step)))
+    _check_multiples(multiples)
+
+
+def _walk(value: Any) -> Iterator[tuple[int, Any]]:
+    """(depth, value) of `value`, at depth 1, and everything in it."""
+    stack = [(1, value)]
+    while stack:
+        depth, item = stack.pop()
+        yield depth, item
+        if isinstance(item, dict):
+            stack.extend((depth + 1, child) for child in item.values())
+        elif isinstance(item, list):
+            stack.extend((depth + 1, child) for child in item)
+
+
+def _too_deep() -> _Fault:
+    return _Fault(f"must be nested at most {limits.MAX_SCHEMA_DEPTH.default} deep")
+
+
+def _check_properties(schema: dict[str, Any]) -> None:
+    limit = limits.MAX_SCHEMA_PROPERTIES.default
+    for keyword in ("properties", "required"):
+        value = schema.get(keyword)
+        if isinstance(value, (dict, list)) and len(value) > limit:
+            raise _Fault(f'"{keyword}" must have at most {limit} entries; got {len(value)}')
+
+
+def _pattern_size(schema: dict[str, Any]) -> int:
+    pattern = schema.get("pattern")
+    keyed = schema.get("patternProperties")
+    size = len(pattern) if isinstance(pattern, str) else 0
+    return size + (sum(map(len, keyed)) if isinstance(keyed, dict) else 0)
+
+
+def _check_pattern_size(size: int) -> None:
+    limit = limits.MAX_PATTERN_CHARACTERS.default
+    if size > limit:
+        raise _Fault(f"regular expressions must have at most {limit} characters in all; got {size}")
+
+
+def _check_multiples(multiples: list[Decimal]) -> None:
+    """The compiler counts remainders, all those of the least common multiple at the worst."""
+    if not multiples:
+        return
+    scale = max(0, *(-_exponent(step) for step in multiples))
+    limit = limits.MAX_MULTIPLE.default
+    if scale <= 9 and max(multiples) <= limit:
+        common = math.lcm(*(int(step.scaleb(scale)) for step in multiples))
+        if common <= limit:
+            return
+    raise _Fault(f'keyword "multipleOf" is not supported for numbers of more than {limit} steps')
+
+
+def _exponent(number: Decimal) -> int:
+    exponent = number.normalize().as_tuple().exponent
+    assert isinstance(exponent, int)
+    return exponent
+
+
+def _check_lark(text: str) -> None:
+    pattern_size = 0
+    rest = []  # outside literals, comments and schemas
+    position = 0
+    while match := _LARK_LITERAL.search(text, position):
+        rest.append(text[position : match.start()])
+        position = match.end()
+        if match["regex"]:
+            pattern_size += len(match["regex"])
+        elif match["json"]:
+            position = _check_embedded(text, position)
+    rest.append(text[position:])
+    _check_pattern_size(pattern_size)
+    _check_count("".join(rest), ":", "rules", limits.MAX_LARK_RULES.default)
+    _check_count("".join(rest), "?*+{~", "repetitions", limits.MAX_LARK_RULES.default)
+
+
+def _check_embedded(text: str, position: int) -> int:
+    """Checks the schema at `position`; returns where it ends."""
+    try:
+        schema, end = json.JSONDecoder().raw_decode(text, position)
+    except RecursionError:
+        raise _too_deep() from None
+    except ValueError:
+        raise _Fault("%json must be followed by a JSON schema") from None
+    _check_schema(schema)
+    return end
+
+
+def _check_count(text: str, characters: str, what: str, limit: int) -> None:
+    count = sum(map(text.count, characters))
+    if count > limit:
+        raise _Fault(f"must have at most {limit} {what}; got {count}")
+
+
+def _escape(text: str) -> str:
+    return "".join("\\" + char if char in _REGEX_SPECIAL else char for char in text)
