@@ -23,6 +23,18 @@ T FromKeywords(const py::kwargs& fields) {
   return value;
 }
 
+std::string SpeculativeModeName(const EngineConfig& config) {
+  return config.speculative_mode == SpeculativeMode::kNgram ? "ngram" : "disable";
+}
+
+void SetSpeculativeMode(EngineConfig& config, const std::string& name) {
+  if (name != "disable" && name != "ngram") {
+    throw CoreException({ErrorCode::kInvalidValue, "speculative_mode",
+                         "must be \"disable\" or \"ngram\", got \"" + name + "\""});
+  }
+  config.speculative_mode = name == "ngram" ? SpeculativeMode::kNgram : SpeculativeMode::kDisable;
+}
+
 }  // namespace
 
 void RegisterConfig(py::module_& module) {
@@ -67,6 +79,12 @@ void RegisterConfig(py::module_& module) {
       .def_readwrite("vocab_size", &EngineConfig::vocab_size)
       .def_readwrite("eos_token_ids", &EngineConfig::eos_token_ids)
       .def_readwrite("strip_leading_space", &EngineConfig::strip_leading_space)
+      .def_property("speculative_mode", &SpeculativeModeName, &SetSpeculativeMode,
+                    "\"disable\" or \"ngram\".")
+      .def_readwrite("draft_tokens_max", &EngineConfig::draft_tokens_max)
+      .def_readwrite("ngram_min", &EngineConfig::ngram_min)
+      .def_readwrite("ngram_max", &EngineConfig::ngram_max)
+      .def_readwrite("speculative_rows_max", &EngineConfig::speculative_rows_max)
       .def_readwrite("check_every_step", &EngineConfig::check_every_step)
       .def(
           "validate", [](const EngineConfig& config) { ThrowIfError(config.Validate()); },

@@ -147,6 +147,8 @@ void RegisterStats(py::module_& module) {
       .def_readonly("busy_ns", &EngineStats::busy_ns)
       .def_readonly("prefill_tokens", &EngineStats::prefill_tokens)
       .def_readonly("generated_tokens", &EngineStats::generated_tokens)
+      .def_readonly("drafted_tokens", &EngineStats::drafted_tokens, "Guesses checked.")
+      .def_readonly("accepted_tokens", &EngineStats::accepted_tokens, "Guesses that were right.")
       .def_readonly("preemptions", &EngineStats::preemptions)
       .def_readonly("finished_stop", &EngineStats::finished_stop, "Choices.")
       .def_readonly("finished_length", &EngineStats::finished_length, "Choices.")

@@ -119,19 +119,20 @@ void RegisterRunners(py::module_& module) {
       .def(py::init([](int32_t vocab_size, int32_t page_size, int32_t max_rows,
                        int32_t max_logit_rows, int32_t context_window, int64_t step_ns,
                        int64_t throw_at_step, int32_t eos_token_id, double eos_probability,
-                       int32_t poison_token_id) {
+                       int32_t poison_token_id, double copy_probability) {
              return MakeFakeRunner({vocab_size, page_size, max_rows, max_logit_rows, context_window,
                                     step_ns, throw_at_step, eos_token_id, eos_probability,
-                                    poison_token_id});
+                                    poison_token_id, copy_probability});
            }),
            py::kw_only(), py::arg("vocab_size") = 256, py::arg("page_size") = 16,
            py::arg("max_rows") = 4096, py::arg("max_logit_rows") = 512,
            py::arg("context_window") = 8192, py::arg("step_ns") = 0, py::arg("throw_at_step") = -1,
            py::arg("eos_token_id") = -1, py::arg("eos_probability") = 0.0,
-           py::arg("poison_token_id") = -1,
+           py::arg("poison_token_id") = -1, py::arg("copy_probability") = 0.0,
            "step_ns: least duration of a run. throw_at_step: index of the run that fails.\n"
            "eos_probability: how likely each position wants eos_token_id next.\n"
-           "poison_token_id: a sequence that contains it gets NaN logits. -1 is off.");
+           "poison_token_id: a sequence that contains it gets NaN logits. -1 is off.\n"
+           "copy_probability: how likely each position copies earlier text.");
 
   py::class_<TvmRunnerHandle, RunnerHandle>(module, "TvmRunner",
                                             "Runs a model library that TVM compiled.")

@@ -1,10 +1,6 @@
 #include "engine/engine.h"
 
-#include <algorithm>
-#include <cmath>
-#include <cstring>
 #include <exception>
-#include <stdexcept>
 #include <utility>
 
 #include "base/check.h"
@@ -19,21 +15,6 @@ namespace {
 constexpr int32_t kMaxStalls = 16;
 constexpr char kShutdownError[] = "the server is shutting down";
 constexpr char kDeadError[] = "the engine stopped because of an internal error";
-
-// True when no value is NaN or infinite, that is, when no exponent is all ones. Plain integer
-// arithmetic, because compilers vectorise it without being allowed to assume finite floats.
-bool AllFinite(const float* values, int32_t count) {
-  constexpr uint32_t kExponent = 0x7f800000u;
-  uint32_t any_bad = 0;
-  for (int32_t idx = 0; idx < count; ++idx) {
-    uint32_t bits;
-    std::memcpy(&bits, &values[idx], sizeof(bits));
-    any_bad |= static_cast<uint32_t>((bits & kExponent) == kExponent);
-  }
-  return any_bad == 0;
-}
-
-Generation* AsGeneration(Sequence* sequence) { return static_cast<Generation*>(sequence); }
 
 }  // namespace
 
@@ -219,48 +200,6 @@ void Engine::MarkStarted(const Batch& batch) {
   }
   if (started > 0) {
     inbox_.NoteStarted(started);
-  }
-}
-
-void Engine::Deliver(const Batch& batch, const LogitsView& logits) {
-  const float* row = logits.data;
-  for (const BatchEntry& entry : batch.entries) {
-    if (!entry.wants_logits) {
-      continue;
-    }
-    Generation* generation = AsGeneration(entry.sequence);
-    // A choice can end before its turn here, when another choice of its request failed.
-    if (generation->state != SequenceState::kFinished) {
-      try {
-        Advance(generation, row);
-      } catch (const InvariantError&) {
-        throw;
-      } catch (const std::exception& error) {
-        FinishRequest(Find(generation->request->id), FinishReason::kError, error.what());
-      }
-    }
-    row += logits.vocab_size;
-  }
-}
-
-void Engine::Advance(Generation* generation, const float* logits) {
-  const Request& request = *generation->request;
-  if (!AllFinite(logits, config_.vocab_size)) {
-    throw std::runtime_error("the model produced logits that are not finite");
-  }
-  SampleResult drawn = sampler_.Sample(logits, request.sampling, generation->counts,
-                                       generation->choice, generation->num_generated(),
-                                       generation->banned(), generation->AllowedTokens());
-  if (drawn.status == SampleStatus::kNoCandidate) {
-    throw std::runtime_error("no token is left to draw: all are banned");
-  }
-  OutputItem item = generation->MakeItem();
-  generation->Append(std::move(drawn), config_.MaxTokensPerSequence(), &item);
-  ++stats_.generated_tokens;
-  if (item.finish_reason == FinishReason::kNone) {
-    items_.push_back(std::move(item));
-  } else {
-    FinishChoice(generation, std::move(item));
   }
 }
 

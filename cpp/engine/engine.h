@@ -86,7 +86,11 @@ class Engine {
   OpenRequest* Open(const std::shared_ptr<const Request>& request);
   void MarkStarted(const Batch& batch);
   void Deliver(const Batch& batch, const LogitsView& logits);
-  void Advance(Generation* generation, const float* logits);
+  // `logits` are those of the last token and of the `num_drafts` drafts after it.
+  void Advance(Generation* generation, int32_t num_drafts, const float* logits);
+  // Throws std::runtime_error, for the client to read, when nothing can be drawn.
+  SampleResult Draw(Generation* generation, const float* logits);
+  void Speculate(Generation* generation, int32_t num_drafts, int32_t num_right);
   void CountStep(const Batch& batch, int64_t step_ns);
   void PublishStats();
 

@@ -107,6 +107,7 @@ void Engine::CountStep(const Batch& batch, int64_t step_ns) {
   for (const BatchEntry& entry : batch.entries) {
     const bool decodes =
         entry.num_tokens == 1 && entry.first_token >= entry.sequence->prompt_length();
+    stats_.drafted_tokens += entry.num_drafts;
     stats_.prefill_tokens += decodes ? 0 : entry.num_tokens;
   }
 }

@@ -7,6 +7,7 @@
 #include "core/engine_config.h"
 #include "core/sequence.h"
 #include "engine/output.h"
+#include "engine/speculator.h"
 #include "sampling/sampler.h"
 #include "text/text_stream.h"
 
@@ -32,6 +33,7 @@ struct Generation : Sequence {
 
   TokenCounts counts;
   TextStream text;
+  std::unique_ptr<Speculator> speculator;  // null until the first guess is wanted
 
  private:
   // Whether `token_id` ends generation, and why.

@@ -25,11 +25,14 @@ Status CheckEqual(const char* param, int64_t value, int64_t of_model) {
 }  // namespace
 
 Status CheckAgainstModel(const EngineConfig& config, const ModelInfo& info) {
+  const bool speculates = config.speculative_mode != SpeculativeMode::kDisable;
   for (const Status& status : {
            CheckEqual("vocab_size", config.vocab_size, info.vocab_size),
            CheckEqual("page_size", config.page_size, info.page_size),
            CheckFits("max_batch_size", config.max_batch_size, "logit rows", info.max_logit_rows),
            CheckFits("max_batch_size", config.max_batch_size, "rows", info.max_rows),
+           CheckFits("speculative_rows_max", speculates ? config.speculative_rows_max : 0,
+                     "logit rows", info.max_logit_rows),
            CheckFits("prefill_chunk_size", config.prefill_chunk_size, "rows", info.max_rows),
            CheckFits("max_sequence_length", config.max_sequence_length, "context window",
                      info.context_window),

@@ -24,6 +24,8 @@ struct EngineStats {
   int64_t busy_ns = 0;         // spent in those steps
   int64_t prefill_tokens = 0;  // rows run for prompts, or run again after a preemption
   int64_t generated_tokens = 0;
+  int64_t drafted_tokens = 0;   // guesses of the next tokens that were checked,
+  int64_t accepted_tokens = 0;  // and those that were right: they cost no step of their own
   int64_t preemptions = 0;
   int64_t finished_stop = 0;  // choices, by finish reason
   int64_t finished_length = 0;

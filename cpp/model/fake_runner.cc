@@ -17,6 +17,8 @@ constexpr uint64_t kEmptyContext = 0x9e3779b97f4a7c15ULL;
 constexpr uint64_t kEosStream = 0x5851f42d4c957f2dULL;
 // Logits are spread evenly over [-kLogitRange, kLogitRange); EOS is forced from outside of it.
 constexpr float kLogitRange = 8.0f;
+constexpr uint64_t kCopyStream = 0x2545f4914f6cdd1dULL;
+constexpr float kCopiedLogit = 12.0f;
 constexpr float kForcedLogit = 100.0f;
 
 // Finaliser of SplitMix64 (Steele, Lea, Flood, 2014): a bijection whose output bits are well mixed.
@@ -69,6 +71,10 @@ Status FakeRunnerOptions::Validate() const {
   if (!(eos_probability >= 0.0 && eos_probability <= 1.0)) {
     return Error{ErrorCode::kInvalidValue, "eos_probability",
                  "must be in [0, 1], got " + std::to_string(eos_probability)};
+  }
+  if (!(copy_probability >= 0.0 && copy_probability <= 1.0)) {
+    return Error{ErrorCode::kInvalidValue, "copy_probability",
+                 "must be in [0, 1], got " + std::to_string(copy_probability)};
   }
   return std::nullopt;
 }
@@ -155,6 +161,17 @@ void FakeRunner::FillLogits(const ModelInput& input, size_t sequence, int32_t ro
   for (int32_t id = 0; id < options_.vocab_size; ++id) {
     const double unit = ToUnit(Mix(context + static_cast<uint64_t>(id)));
     logits[id] = kLogitRange * static_cast<float>(2.0 * unit - 1.0);
+  }
+  if (options_.copy_probability > 0.0 &&
+      ToUnit(Mix(context ^ kCopyStream)) < options_.copy_probability) {
+    const int32_t token_id = Read(input, sequence, input.positions[row]).token_id;
+    int32_t position = input.positions[row] - 1;
+    while (position >= 0 && Read(input, sequence, position).token_id != token_id) {
+      --position;
+    }
+    if (position >= 0) {
+      logits[Read(input, sequence, position + 1).token_id] = kCopiedLogit;
+    }
   }
   if (options_.eos_token_id >= 0) {
     const bool wanted = ToUnit(Mix(context ^ kEosStream)) < options_.eos_probability;

@@ -23,6 +23,9 @@ struct FakeRunnerOptions {
   double eos_probability = 0.0;
   // A sequence with this token in its context gets NaN logits. -1 is none.
   int32_t poison_token_id = -1;
+  // How likely a row is to favour the token that followed the latest earlier occurrence of its own:
+  // text that copies itself.
+  double copy_probability = 0.0;
 
   Status Validate() const;
 };

@@ -72,6 +72,11 @@ class EngineConfig:
     vocab_size: int
     eos_token_ids: Sequence[int]
     strip_leading_space: bool
+    speculative_mode: str
+    draft_tokens_max: int
+    ngram_min: int
+    ngram_max: int
+    speculative_rows_max: int
     check_every_step: bool
 
     def __init__(
@@ -87,6 +92,11 @@ class EngineConfig:
         vocab_size: int = ...,
         eos_token_ids: Sequence[int] = ...,
         strip_leading_space: bool = ...,
+        speculative_mode: str = ...,
+        draft_tokens_max: int = ...,
+        ngram_min: int = ...,
+        ngram_max: int = ...,
+        speculative_rows_max: int = ...,
         check_every_step: bool = ...,
     ) -> None: ...
     def validate(self) -> None: ...
@@ -158,6 +168,7 @@ class FakeRunner(ModelRunner):
         eos_token_id: int = -1,
         eos_probability: float = 0.0,
         poison_token_id: int = -1,
+        copy_probability: float = 0.0,
     ) -> None: ...
 
 @final
@@ -204,6 +215,10 @@ class EngineStats:
     def prefill_tokens(self) -> int: ...
     @property
     def generated_tokens(self) -> int: ...
+    @property
+    def drafted_tokens(self) -> int: ...
+    @property
+    def accepted_tokens(self) -> int: ...
     @property
     def preemptions(self) -> int: ...
     @property

@@ -1,0 +1,124 @@
+// Engine: from a step's logits to tokens.
+
+#include <algorithm>
+#include <cstring>
+#include <exception>
+#include <stdexcept>
+#include <utility>
+
+#include "base/check.h"
+#include "engine/engine.h"
+
+namespace mlc_server {
+namespace {
+
+// True when no value is NaN or infinite, that is, when no exponent is all ones. Plain integer
+// arithmetic, because compilers vectorise it without being allowed to assume finite floats.
+bool AllFinite(const float* values, int32_t count) {
+  constexpr uint32_t kExponent = 0x7f800000u;
+  uint32_t any_bad = 0;
+  for (int32_t idx = 0; idx < count; ++idx) {
+    uint32_t bits;
+    std::memcpy(&bits, &values[idx], sizeof(bits));
+    any_bad |= static_cast<uint32_t>((bits & kExponent) == kExponent);
+  }
+  return any_bad == 0;
+}
+
+}  // namespace
+
+void Engine::Deliver(const Batch& batch, const LogitsView& logits) {
+  const float* row = logits.data;
+  for (const BatchEntry& entry : batch.entries) {
+    if (!entry.wants_logits) {
+      continue;
+    }
+    auto* generation = static_cast<Generation*>(entry.sequence);
+    // A choice can end before its turn here, when another choice of its request failed.
+    if (generation->state != SequenceState::kFinished) {
+      try {
+        Advance(generation, entry.num_drafts, row);
+      } catch (const InvariantError&) {
+        throw;
+      } catch (const std::exception& error) {
+        FinishRequest(Find(generation->request->id), FinishReason::kError, error.what());
+      }
+    }
+    row += static_cast<int64_t>(1 + entry.num_drafts) * logits.vocab_size;
+  }
+}
+
+// A draft is right when it is what the sampler draws from the row before it, with all the tokens
+// before it taken into account. So tokens are those that come without drafts.
+void Engine::Advance(Generation* generation, int32_t num_drafts, const float* logits) {
+  OutputItem item = generation->MakeItem();
+  int32_t num_right = 0;
+  for (;; logits += config_.vocab_size) {
+    SampleResult drawn;
+    try {
+      drawn = Draw(generation, logits);
+    } catch (const std::exception&) {
+      if (num_right == 0) {
+        throw;
+      }
+      // Reported in its turn: the next step runs the latest token again, after this one's news.
+      --num_right;
+      break;
+    }
+    const int32_t token_id = drawn.token_id;
+    generation->Append(std::move(drawn), config_.MaxTokensPerSequence(), &item);
+    ++stats_.generated_tokens;
+    const bool is_right = num_right < num_drafts && token_id == generation->drafts[num_right];
+    stats_.accepted_tokens += is_right ? 1 : 0;
+    if (item.finish_reason != FinishReason::kNone) {
+      FinishChoice(generation, std::move(item));
+      return;
+    }
+    if (!is_right) {
+      break;
+    }
+    ++num_right;
+  }
+  if (num_drafts > 0) {
+    scheduler_.KeepDrafts(generation, num_right);
+  }
+  items_.push_back(std::move(item));
+  Speculate(generation, num_drafts, num_right);
+}
+
+SampleResult Engine::Draw(Generation* generation, const float* logits) {
+  if (!AllFinite(logits, config_.vocab_size)) {
+    throw std::runtime_error("the model produced logits that are not finite");
+  }
+  SampleResult drawn = sampler_.Sample(logits, generation->request->sampling, generation->counts,
+                                       generation->choice, generation->num_generated(),
+                                       generation->banned(), generation->AllowedTokens());
+  if (drawn.status == SampleStatus::kNoCandidate) {
+    throw std::runtime_error("no token is left to draw: all are banned");
+  }
+  return drawn;
+}
+
+// Guesses the tokens after those of `generation`, for the next step to check if it has room.
+void Engine::Speculate(Generation* generation, int32_t num_drafts, int32_t num_right) {
+  if (config_.speculative_mode == SpeculativeMode::kDisable) {
+    return;
+  }
+  if (generation->speculator == nullptr) {
+    generation->speculator = std::make_unique<Speculator>(config_);
+  }
+  generation->speculator->NoteStep(num_drafts, num_right);
+  generation->drafts.clear();
+  if (scheduler_.num_running() >= config_.speculative_rows_max) {
+    return;
+  }
+  // The last token that may come is drawn from the last draft's row at the latest.
+  int32_t most = config_.MaxTokensPerSequence() - generation->length() - 1;
+  if (const int32_t max_tokens = generation->request->sampling.max_tokens; max_tokens > 0) {
+    most = std::min(most, max_tokens - generation->num_generated() - 1);
+  }
+  generation->speculator->Propose(generation->tokens, std::min(most, config_.draft_tokens_max),
+                                  &generation->drafts);
+}
+
+}  // namespace mlc_server
