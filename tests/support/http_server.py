@@ -9,6 +9,7 @@ import json
 import threading
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import uvicorn
@@ -48,6 +49,7 @@ class FakeEngine:
         self.cancelled: list[int] = []
         self.open: dict[int, asyncio.Task[None]] = {}
         self.state = "ok"
+        self.generated = 0
         self._ids = itertools.count()
 
     def submit(self, request: GenerationRequest, sink: Callable[[list[Delta]], None]) -> int:
@@ -67,6 +69,18 @@ class FakeEngine:
     def health(self) -> str:
         return self.state
 
+    def stats(self) -> Any:
+        """What EngineStats has; half of the pages are taken."""
+        return SimpleNamespace(
+            num_running=len(self.open),
+            num_waiting=3,
+            free_pages=8,
+            total_pages=16,
+            num_steps=5,
+            preemptions=2,
+            generated_tokens=self.generated,
+        )
+
     async def _play(
         self, handle: int, request: GenerationRequest, sink: Callable[[list[Delta]], None]
     ) -> None:
@@ -77,6 +91,7 @@ class FakeEngine:
             if position == script.hang_after:
                 await asyncio.Event().wait()
             await asyncio.sleep(script.step_s)
+            self.generated += request.num_choices
             sink(
                 [
                     self._delta(request, choice, position, text)
@@ -132,9 +147,11 @@ class LiveServer:
         self.port: int = self.socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+        app = create_app(settings, self.service)
+        self.metrics = app.state.metrics
         self._server = uvicorn.Server(
             uvicorn.Config(
-                create_app(settings, self.service),
+                app,
                 http=BoundedHttpProtocol,
                 ws="none",
                 lifespan="off",

@@ -10,14 +10,16 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse
 
 from mlc_server import __version__
-from mlc_server.api import chat, status
+from mlc_server.api import chat, debug, status
 from mlc_server.api.body import FIELD_HINTS_HEADER, IGNORED_FIELDS_HEADER, IgnoredFields
 from mlc_server.api.docs_page import render_docs
 from mlc_server.api.errors import install_error_handlers
 from mlc_server.api.examples import component_schemas
 from mlc_server.api.guard import GuardMiddleware, guarded_hosts
+from mlc_server.api.metrics import Metrics
 from mlc_server.api.middleware import REQUEST_ID_HEADER, RequestIdMiddleware
 from mlc_server.api.service import Service
+from mlc_server.api.trace import EventTrace
 from mlc_server.settings import ServerSettings
 
 
@@ -30,6 +32,8 @@ def create_app(settings: ServerSettings, service: Service) -> FastAPI:
     app = FastAPI(title="mlc_server", version=__version__, docs_url=None, redoc_url=None)
     app.state.settings = settings
     app.state.service = service
+    app.state.metrics = Metrics(service)
+    app.state.trace = EventTrace() if settings.enable_tracing else None
     app.state.ignored_fields = IgnoredFields()
     # Each is outside those before it: preflights need no key, and refusals carry CORS headers.
     app.add_middleware(GuardMiddleware, keys=settings.api_keys, hosts=guarded_hosts(settings))
@@ -46,6 +50,8 @@ def create_app(settings: ServerSettings, service: Service) -> FastAPI:
     install_error_handlers(app)
     app.include_router(status.router)
     app.include_router(chat.router)
+    if settings.enable_debug:
+        app.include_router(debug.router)
     _add_docs(app)
     return app
 

@@ -32,7 +32,7 @@ async def chat_completions(request: Request) -> Response:
     With `stream: true` the answer comes as server-sent events, one HTTP chunk each.
     """
     service: Service = request.app.state.service
-    log = RequestLog(request.state.request_id, tracing=request.app.state.settings.enable_tracing)
+    log = RequestLog.begin(request)
     try:
         model, body = await _read_chat_request(request, service)
         answer = await _begin(service, model, body, log)
@@ -40,7 +40,11 @@ async def chat_completions(request: Request) -> Response:
         log.refused(error)
         raise
     if body.stream:
-        return EventStreamResponse(answer, include_usage=_includes_usage(body))
+        return EventStreamResponse(
+            answer,
+            include_usage=_includes_usage(body),
+            ping_interval_s=request.app.state.settings.stream_ping_interval_s,
+        )
     return await collect(answer, request.receive)
 
 
@@ -65,7 +69,7 @@ async def _begin(
     ]
     prompt_ids = await model.prompts.build_async(messages)
     request = generation_request(body, prompt_ids, model.prompts.stop, model.context_window_size)
-    generation = service.open(request)
+    generation = service.open(await service.prepare(request))
     log.submitted(len(prompt_ids), request.num_choices)
     return Answer(
         head=ResponseHead.new(model.id, model.system_fingerprint),

@@ -1,4 +1,5 @@
-"""One log line per request when it ends, and with --enable-tracing one per event on the way.
+"""One log line per request when it ends, its share of the metrics, and with --enable-tracing its
+events, logged and kept.
 
 Prompts and answers are never logged.
 """
@@ -9,6 +10,10 @@ import json
 import logging
 import time
 
+from starlette.requests import Request
+
+from mlc_server.api.metrics import Metrics
+from mlc_server.api.trace import EventTrace, Phase
 from mlc_server.engine import Delta
 from mlc_server.errors import RequestError
 
@@ -17,17 +22,27 @@ tracer = logging.getLogger("mlc_server.trace")
 
 
 class RequestLog:
-    """Times and counts of one request."""
+    """Times and counts of one request. `trace` is None without tracing."""
 
-    def __init__(self, request_id: str, *, tracing: bool) -> None:
+    def __init__(self, request_id: str, metrics: Metrics, trace: EventTrace | None) -> None:
         self._request_id = request_id
-        self._tracing = tracing
+        self._metrics = metrics
+        self._trace = trace
         self._begin_s = time.perf_counter()
         self._first_token_s: float | None = None
+        self._token_s: dict[int, float] = {}  # of each choice's latest token
         self._prompt_tokens = 0
         self._finish_reasons: list[str] = []
         self._completion_tokens: dict[int, int] = {}  # by choice
-        self._trace("received")
+        self._open_slices: list[str] = []
+        self._event("received")
+        self._begin_slice("request")
+
+    @classmethod
+    def begin(cls, request: Request) -> RequestLog:
+        """The log of an HTTP request."""
+        state = request.app.state
+        return cls(request.state.request_id, state.metrics, state.trace)
 
     @property
     def completion_tokens(self) -> int:
@@ -36,23 +51,49 @@ class RequestLog:
 
     def submitted(self, prompt_tokens: int, num_choices: int) -> None:
         self._prompt_tokens = prompt_tokens
-        self._trace("submitted", prompt_tokens=prompt_tokens, choices=num_choices)
+        self._metrics.prompt_tokens.inc(prompt_tokens)
+        self._event("submitted", prompt_tokens=prompt_tokens, choices=num_choices)
+        self._begin_slice("prompt", tokens=prompt_tokens)
 
     def progressed(self, delta: Delta) -> None:
-        if self._first_token_s is None and delta.token_ids:
-            self._first_token_s = time.perf_counter()
-            self._trace("first_token", choice=delta.choice)
+        if delta.token_ids:
+            self._tokens(delta)
         self._completion_tokens[delta.choice] = delta.completion_tokens
         if delta.finish_reason is not None:
             self._finish_reasons.append(delta.finish_reason)
-            self._trace(
+            self._metrics.finished.labels(delta.finish_reason).inc()
+            self._event(
                 "choice_finished",
                 choice=delta.choice,
                 reason=delta.finish_reason,
                 tokens=delta.completion_tokens,
             )
 
+    def _tokens(self, delta: Delta) -> None:
+        """One or more new tokens of a choice; several count as evenly spaced."""
+        now_s = time.perf_counter()
+        if self._first_token_s is None:
+            self._first_token_s = now_s
+            self._metrics.first_token.observe(now_s - self._begin_s)
+            self._event("first_token", choice=delta.choice)
+            self._end_slice()
+            self._begin_slice("decode")
+        latest_s = self._token_s.get(delta.choice)
+        if latest_s is not None:
+            gap_s = (now_s - latest_s) / len(delta.token_ids)
+            for _ in delta.token_ids:
+                self._metrics.inter_token.observe(gap_s)
+        self._token_s[delta.choice] = now_s
+
     def finished(self) -> None:
+        total_s = time.perf_counter() - self._begin_s
+        metrics, tokens = self._metrics, self.completion_tokens
+        metrics.end_to_end.observe(total_s)
+        metrics.request_prompt_tokens.observe(self._prompt_tokens)
+        metrics.request_generation_tokens.observe(tokens)
+        if self._first_token_s is not None and tokens > 1:
+            decode_s = total_s - (self._first_token_s - self._begin_s)
+            metrics.per_output_token.observe(decode_s / (tokens - 1))
         self._end(200, "+".join(dict.fromkeys(self._finish_reasons)))
 
     def disconnected(self) -> None:
@@ -68,24 +109,49 @@ class RequestLog:
 
     def _end(self, status: int, outcome: str) -> None:
         total_s = time.perf_counter() - self._begin_s
+        fields: dict[str, object] = {
+            "request": self._request_id,
+            "status": status,
+            "outcome": outcome,
+            "total_ms": round(total_s * 1e3),
+        }
         line = f"{self._request_id} {status} {outcome}"
         if self._prompt_tokens:
+            fields |= {"prompt": self._prompt_tokens, "output": self.completion_tokens}
             line += f" prompt={self._prompt_tokens} output={self.completion_tokens}"
         if self._first_token_s is not None:
             ttft_s = self._first_token_s - self._begin_s
             decode_s = total_s - ttft_s
             rate = (self.completion_tokens - 1) / decode_s if decode_s > 0 else 0.0
+            fields |= {"ttft_ms": round(ttft_s * 1e3), "tokens_per_s": round(rate, 1)}
             line += f" ttft={ttft_s * 1e3:.0f}ms rate={rate:.1f}tok/s"
-        logger.info("%s total=%.0fms", line, total_s * 1e3)
-        self._trace("ended", status=status, outcome=outcome, output_tokens=self.completion_tokens)
+        self._metrics.responses.labels(str(status)).inc()
+        logger.info("%s total=%.0fms", line, total_s * 1e3, extra={"fields": fields})
+        self._event("ended", status=status, outcome=outcome, output_tokens=self.completion_tokens)
+        while self._open_slices:
+            self._end_slice()
 
-    def _trace(self, event: str, **details: object) -> None:
-        if self._tracing:
-            record = {
-                "event": event,
-                "request": self._request_id,
-                "unix_s": round(time.time(), 6),
-                "at_us": int((time.perf_counter() - self._begin_s) * 1e6),
-                **details,
-            }
-            tracer.info("%s", json.dumps(record))
+    def _event(self, name: str, **details: object) -> None:
+        if self._trace is None:
+            return
+        record = {
+            "event": name,
+            "request": self._request_id,
+            "unix_s": round(time.time(), 6),
+            "at_us": int((time.perf_counter() - self._begin_s) * 1e6),
+            **details,
+        }
+        tracer.info("%s", json.dumps(record))
+        if name != "received":  # the beginning of the slice says so
+            self._keep("i", name, **details)
+
+    def _begin_slice(self, name: str, **details: object) -> None:
+        self._open_slices.append(name)
+        self._keep("B", name, **details)
+
+    def _end_slice(self) -> None:
+        self._keep("E", self._open_slices.pop())
+
+    def _keep(self, phase: Phase, name: str, **details: object) -> None:
+        if self._trace is not None:
+            self._trace.add(phase, name, self._request_id, **details)

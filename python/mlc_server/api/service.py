@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Protocol
 
 from mlc_server.api.generation import Generation
-from mlc_server.engine import Delta, GenerationRequest
+from mlc_server.engine import Delta, EngineStats, GenerationRequest
 from mlc_server.errors import ModelNotFound, RequestError, Unavailable
 from mlc_server.protocol.excerpt import show
 from mlc_server.text.prompt import PromptBuilder
@@ -19,11 +19,15 @@ from mlc_server.text.prompt import PromptBuilder
 class EnginePort(Protocol):
     """What the routes need of AsyncEngine. All calls are made on the event loop."""
 
+    async def prepare(self, request: GenerationRequest) -> GenerationRequest: ...
+
     def submit(self, request: GenerationRequest, sink: Callable[[list[Delta]], None]) -> object: ...
 
     def cancel(self, handle: object) -> None: ...
 
     def health(self) -> str: ...
+
+    def stats(self) -> EngineStats: ...
 
 
 class Phase(Enum):
@@ -46,6 +50,8 @@ class ServedModel:
     prompts: PromptBuilder
     token_bytes: Sequence[bytes]
     engine: EnginePort
+    # Tokens of one page of the KV cache.
+    page_size: int = 16
     created: int = field(default_factory=lambda: int(time.time()))
 
 
@@ -73,6 +79,11 @@ class Service:
         self._model: ServedModel | None = None
         self._reason = "the model is loading"
         self._open: set[Generation] = set()
+
+    @property
+    def model(self) -> ServedModel | None:
+        """The model once it is loaded."""
+        return self._model
 
     # Life
 
@@ -116,10 +127,19 @@ class Service:
             )
         return self._model
 
-    def open(self, request: GenerationRequest) -> Generation:
-        """Submits a request; the caller closes the generation whatever happens."""
+    async def prepare(self, request: GenerationRequest) -> GenerationRequest:
+        """`request` as open() takes it: its grammar, if it has one, is compiled.
+
+        Raises InvalidRequest for a grammar that cannot be followed, and Unavailable.
+        """
+        if request.grammar is None:
+            return request
+        return await self.served().engine.prepare(request)
+
+    def open(self, *requests: GenerationRequest) -> Generation:
+        """Submits what one HTTP request asks for; the caller closes the generation in any case."""
         model = self.served()
-        generation = Generation(model.engine, request, on_close=self._open.discard)
+        generation = Generation(model.engine, requests, on_close=self._open.discard)
         self._open.add(generation)
         return generation
 

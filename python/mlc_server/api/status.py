@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
+from starlette.responses import Response
 
 from mlc_server import __version__
+from mlc_server.api.metrics import CONTENT_TYPE
 from mlc_server.api.service import ServedModel, Service, normal_name
 from mlc_server.errors import ModelNotFound
 from mlc_server.protocol.excerpt import show
@@ -42,6 +44,20 @@ async def health(request: Request) -> dict[str, str]:
     """200 when ready; 503 while loading, draining, stalled or dead."""
     _service(request).check_health()
     return {"status": "ok"}
+
+
+@router.get("/ready", summary="Whether new requests are welcome")
+async def ready(request: Request) -> dict[str, str]:
+    """As /health: 200 when ready; 503 while loading, draining, stalled or dead."""
+    _service(request).check_health()
+    return {"status": "ready"}
+
+
+@router.get("/metrics", summary="Counters, gauges and histograms for Prometheus")
+async def metrics(request: Request) -> Response:
+    """In Prometheus' text format, under names of our own and under vLLM's."""
+    text = request.app.state.metrics.render()
+    return Response(text, media_type=CONTENT_TYPE)
 
 
 @router.get("/version", summary="The server's version")

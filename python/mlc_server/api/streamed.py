@@ -13,11 +13,15 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from mlc_server.api.answer import Answer, check_delta, disconnect_watch
+from mlc_server.api.tools import StreamReader
 from mlc_server.engine import Delta
 from mlc_server.errors import RequestError
 from mlc_server.protocol.error_body import error_event
-from mlc_server.protocol.responses import DONE_EVENT, ChunkWriter, Usage
+from mlc_server.protocol.responses import DONE_EVENT, CalledTool, ChunkWriter, Logprob, Usage
+from mlc_server.text.tools.events import CallStarted, Content, Event
 
+# A comment, which SSE readers skip; it keeps proxies from cutting a silent connection.
+_PING = b": ping\n\n"
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -28,13 +32,16 @@ _HEADERS = [
 class EventStreamResponse(Response):
     """Streams an answer. A failure after the first byte is an error event, then [DONE]."""
 
-    def __init__(self, answer: Answer, *, include_usage: bool) -> None:
+    def __init__(self, answer: Answer, *, include_usage: bool, ping_interval_s: int = 0) -> None:
+        """`ping_interval_s`: seconds of silence before a comment is sent; 0 is never."""
         # Not super().__init__(): there is no body to render. FastAPI reads these two.
         self.background = None
         self.status_code = 200
         self._answer = answer
         self._include_usage = include_usage
+        self._ping_interval_s = ping_interval_s
         self._writer = ChunkWriter(answer.head, include_usage=include_usage)
+        self._readers = [StreamReader(answer.tools) for _ in range(answer.num_choices)]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = self._answer
@@ -61,22 +68,41 @@ class EventStreamResponse(Response):
     async def _send_deltas(self, send: Send) -> None:
         generation = self._answer.generation
         while not generation.finished and not generation.disconnected:
-            for delta in await generation.next():
+            deltas = await generation.next(self._ping_interval_s)
+            if not deltas and not generation.disconnected:
+                await _send_event(send, _PING)
+            for delta in deltas:
                 check_delta(delta)
                 self._answer.log.progressed(delta)
                 for event in self._events(delta):
                     await _send_event(send, event)
 
     def _events(self, delta: Delta) -> Iterator[bytes]:
-        """At most one event with text and one with the finish reason.
+        """At most one event per piece of content or of a call, and one with the finish reason.
 
         A delta whose text is held back and which has no log-probabilities makes none.
         """
-        logprobs = self._answer.logprobs(delta)
-        if delta.text or logprobs:
-            yield self._writer.text(delta.choice, delta.text, logprobs)
+        choice, logprobs = delta.choice, self._answer.logprobs(delta)
+        reader = self._readers[choice]
+        found = reader.read(delta)
+        if logprobs and not (found and isinstance(found[0], Content)):
+            found.insert(0, Content(""))
+        for event in found:
+            yield self._event(choice, event, logprobs)
+            logprobs = None if logprobs is None else []
         if delta.finish_reason is not None:
-            yield self._writer.finish(delta.choice, delta.finish_reason, delta.stop_reason)
+            reason = reader.finish_reason(delta.finish_reason)
+            yield self._writer.finish(choice, reason, delta.stop_reason)
+
+    def _event(self, choice: int, event: Event, logprobs: list[Logprob] | None) -> bytes:
+        """`logprobs` of the delta's tokens go with its first piece, which is content then."""
+        if isinstance(event, Content):
+            return self._writer.text(choice, event.text, logprobs)
+        if isinstance(event, CallStarted):
+            assert self._answer.tools is not None
+            call = CalledTool(self._answer.tools.new_id(), event.name, "")
+            return self._writer.tool_call(choice, event.index, call)
+        return self._writer.tool_arguments(choice, event.index, event.text)
 
 
 async def _send_event(send: Send, event: bytes, *, last: bool = False) -> None:

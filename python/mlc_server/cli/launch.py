@@ -68,6 +68,7 @@ class LoadedModel:
             prompts=self.prompts,
             token_bytes=self.token_bytes,
             engine=engine,
+            page_size=self.kv.page_size,
         )
         return RunningModel(engine, model, self.kv)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import logging
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from mlc_server.cli.access import API_KEY_VARIABLE, api_keys, warn_if_open
 from mlc_server.cli.arguments import integer, json_strings, size_in_bytes
 from mlc_server.cli.common import CACHE_VARIABLE, default_cache_dir
 from mlc_server.cli.devices import resolve_device
+from mlc_server.cli.logs import configure_logging
 from mlc_server.errors import UserError
 from mlc_server.settings import CorsSettings, ServerSettings
 
@@ -248,7 +247,7 @@ def run(args: argparse.Namespace) -> int:
     settings = settings_from(args)
     if settings.model is not None:
         check_model_spec(settings.model)
-    _configure_logging(settings)
+    configure_logging(settings)
     # Imported late: `--help` and wrong flags need not wait for FastAPI.
     from mlc_server.cli.http_server import serve_forever  # noqa: PLC0415
     from mlc_server.cli.ports import bind  # noqa: PLC0415
@@ -288,20 +287,3 @@ def _listing(folder: Path) -> str:
     names = sorted(entry.name for entry in folder.iterdir())
     shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
     return f"{folder} holds {shown or 'nothing'}"
-
-
-def _configure_logging(settings: ServerSettings) -> None:
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    # uvicorn announces its own life; the phases and the ready line do that here.
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    if settings.enable_tracing:
-        tracer = logging.getLogger("mlc_server.trace")
-        tracer.setLevel(logging.INFO)
-        tracer.propagate = False
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        tracer.addHandler(handler)

@@ -41,10 +41,10 @@ def until_closed(sock: socket.socket) -> bytes:
     [
         b"",
         b"POST /v1/chat/compl",
-        b"POST /v1/chat/completions HTTP/1.1\r\nhost: t\r\nx-long: ",
-        b"POST /v1/chat/completions HTTP/1.1\r\nhost: t\r\ncontent-length: 500\r\n\r\n",
-        b"POST /v1/chat/completions HTTP/1.1\r\nhost: t\r\ncontent-length: 500\r\n\r\n{",
-        b"POST /v1/chat/completions HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n1",
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nx-long: ",
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 500\r\n\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 500\r\n\r\n{",
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n1",
     ],
     ids=["silent", "half line", "half header", "no body", "half body", "half chunk"],
 )
@@ -101,7 +101,7 @@ def test_hundreds_of_half_requests_do_not_keep_good_ones_out(server: Server) -> 
 def test_large_headers_are_refused(server: Server, head: bytes) -> None:
     with socket.create_connection(("127.0.0.1", server[0].port)) as sock:
         with contextlib.suppress(ConnectionError):  # it may close before all is sent
-            sock.sendall(b"GET /health HTTP/1.1\r\nhost: t\r\n" + head + b"\r\n\r\n")
+            sock.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n" + head + b"\r\n\r\n")
         answer = until_closed(sock)
     # A reset may swallow the answer to whoever is still sending.
     assert answer == b"" or answer.startswith(b"HTTP/1.1 431 ")
@@ -115,7 +115,7 @@ def test_headers_below_the_limit_pass(server: Server) -> None:
 
 def test_a_large_url_is_refused(server: Server) -> None:
     with socket.create_connection(("127.0.0.1", server[0].port)) as sock:
-        sock.sendall(b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nhost: t\r\n\r\n")
+        sock.sendall(b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nhost: localhost\r\n\r\n")
         answer = until_closed(sock)
     assert answer == b"" or answer.startswith(b"HTTP/1.1 431 ")
 

@@ -38,7 +38,7 @@ def routes() -> list[tuple[str, str]]:
             pending.extend(inner.routes)
         elif isinstance(route, Route):
             path = route.path.replace("{model_id:path}", "test-model")
-            found.extend((method, path) for method in route.methods or ())
+            found.extend((method, path) for method in sorted(route.methods or ()))
     return found
 
 
