@@ -5,8 +5,13 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from mlc_server import limits
+
+
+# How tool calls are answered: as OpenAI does, or with arguments as an object and streamed as text.
+ToolCallStyle = Literal["openai", "mlc"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,9 @@ class ServerSettings:
     served_model_names: tuple[str, ...] = ()
     allow_any_model: bool = False
     chat_template: str | None = None
+    # "auto" or a name of text.tools.formats.PARSERS.
+    tool_call_parser: str = "auto"
+    tool_call_style: ToolCallStyle = "openai"
     # Converted models and compiled libraries; None is the user's cache folder.
     cache_dir: Path | None = None
 

@@ -42,6 +42,22 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class CalledTool:
+    """A tool call. `arguments` is JSON text, or in MLC-LLM's style the object itself."""
+
+    id: str
+    name: str
+    arguments: Any
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "type": "function",
+            "function": {"name": self.name, "arguments": self.arguments},
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """One finished answer. `stop_reason` is the stop string or token id that ended it, if any."""
 
@@ -50,11 +66,16 @@ class Choice:
     finish_reason: str
     stop_reason: int | str | None = None
     logprobs: Sequence[Logprob] | None = None
+    tool_calls: Sequence[CalledTool] = ()
 
     def to_json(self) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": self.content, "refusal": None}
+        if self.tool_calls:
+            message["content"] = self.content or None
+            message["tool_calls"] = [call.to_json() for call in self.tool_calls]
         return {
             "index": self.index,
-            "message": {"role": "assistant", "content": self.content, "refusal": None},
+            "message": message,
             "logprobs": None if self.logprobs is None else logprobs_json(self.logprobs),
             "finish_reason": self.finish_reason,
             "stop_reason": self.stop_reason,
@@ -131,6 +152,20 @@ class ChunkWriter:
             orjson.dumps(text),
             tail,
             self._end,
+        )
+
+    def tool_call(self, index: int, call_index: int, call: CalledTool) -> bytes:
+        """The beginning of a call: its id, type and name, once; `arguments` begins them."""
+        return self._tool_call(index, {"index": call_index, **call.to_json()})
+
+    def tool_arguments(self, index: int, call_index: int, arguments: str) -> bytes:
+        """More of a call's arguments."""
+        return self._tool_call(index, {"index": call_index, "function": {"arguments": arguments}})
+
+    def _tool_call(self, index: int, call: dict[str, Any]) -> bytes:
+        return (
+            b'%b{"index":%d,"delta":{"tool_calls":[%b]},"logprobs":null,"finish_reason":null}%b'
+            % (self._start, index, orjson.dumps(call), self._end)
         )
 
     def finish(self, index: int, reason: str, stop_reason: int | str | None) -> bytes:

@@ -15,6 +15,7 @@ from mlc_server.limits import MAX_ERROR_TEXT
 from mlc_server.protocol.error_body import error_event, error_json
 from mlc_server.protocol.responses import (
     DONE_EVENT,
+    CalledTool,
     Choice,
     ChunkWriter,
     Logprob,
@@ -133,3 +134,37 @@ def test_error_text_is_bounded_and_printable(text: str) -> None:
     message = json.loads(error_json(InvalidRequest(text * 300)))["error"]["message"]
     assert len(message) <= MAX_ERROR_TEXT.default
     assert message.isprintable()
+
+
+def test_a_choice_of_calls_has_no_content() -> None:
+    call = CalledTool("call_1", "f", '{"a": 1}')
+    choice = Choice(0, "", "tool_calls", tool_calls=[call])
+    value = json.loads(completion(HEAD, [choice], Usage(3, 4)))
+    parsed = ChatCompletion.model_validate(value, strict=False).choices[0]
+    assert parsed.message.content is None
+    assert parsed.message.tool_calls is not None
+    assert parsed.message.tool_calls[0].to_dict() == {
+        "id": "call_1",
+        "type": "function",
+        "function": {"name": "f", "arguments": '{"a": 1}'},
+    }
+    assert (
+        "tool_calls"
+        not in json.loads(completion(HEAD, [Choice(0, "", "stop")], Usage(3, 4)))["choices"][0][
+            "message"
+        ]
+    )
+
+
+def test_call_chunks_say_id_and_name_once() -> None:
+    writer = ChunkWriter(HEAD, include_usage=False)
+    begin = event_json(writer.tool_call(2, 1, CalledTool("call_1", "f", "")))
+    more = event_json(writer.tool_arguments(2, 1, '{"é": "\n'))
+    for value in (begin, more):
+        assert ChatCompletionChunk.model_validate(value, strict=False).choices[0].index == 2
+    assert begin["choices"][0]["delta"]["tool_calls"] == [
+        {"index": 1, "id": "call_1", "type": "function", "function": {"name": "f", "arguments": ""}}
+    ]
+    assert more["choices"][0]["delta"]["tool_calls"] == [
+        {"index": 1, "function": {"arguments": '{"é": "\n'}}
+    ]
