@@ -9,7 +9,6 @@ from typing import Literal
 
 from mlc_server import limits
 
-
 # How tool calls are answered: as OpenAI does, or with arguments as an object and streamed as text.
 ToolCallStyle = Literal["openai", "mlc"]
 

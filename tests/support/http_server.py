@@ -52,6 +52,9 @@ class FakeEngine:
         self.generated = 0
         self._ids = itertools.count()
 
+    async def prepare(self, request: GenerationRequest) -> GenerationRequest:
+        return request
+
     def submit(self, request: GenerationRequest, sink: Callable[[list[Delta]], None]) -> int:
         if self.script.refuse is not None:
             raise self.script.refuse

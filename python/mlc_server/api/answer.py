@@ -11,6 +11,7 @@ from starlette.types import Receive
 
 from mlc_server.api.generation import Generation
 from mlc_server.api.request_log import RequestLog
+from mlc_server.api.tools import ToolUse
 from mlc_server.engine import Delta
 from mlc_server.errors import GenerationFailed
 from mlc_server.protocol.responses import Logprob, ResponseHead
@@ -29,6 +30,8 @@ class Answer:
     prompt_tokens: int
     token_bytes: Sequence[bytes]
     log: RequestLog
+    # How the request may call tools; None if it may not.
+    tools: ToolUse | None = None
 
     def logprobs(self, delta: Delta) -> list[Logprob] | None:
         """The delta's log-probabilities with tokens as bytes; None if none were asked for."""

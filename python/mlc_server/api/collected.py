@@ -2,51 +2,65 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from starlette.responses import Response
 from starlette.types import Receive
 
 from mlc_server.api.answer import Answer, check_delta, disconnect_watch
+from mlc_server.api.tools import ChoiceReader, ToolUse
 from mlc_server.engine import Delta
 from mlc_server.errors import RequestError
-from mlc_server.protocol.responses import Choice, Logprob, Usage, completion
+from mlc_server.protocol.responses import CalledTool, Choice, Logprob, Usage, completion
+from mlc_server.text.tools.events import CallStarted, Content
 
 # nginx's "client closed request": nobody reads it, the log does.
 CLIENT_CLOSED_REQUEST = 499
 
 
-@dataclass
 class _Draft:
     """A choice while its parts come in."""
 
-    parts: list[str] = field(default_factory=list)
-    logprobs: list[Logprob] | None = None
-    last: Delta | None = None
+    def __init__(self, tools: ToolUse | None) -> None:
+        self._tools = tools
+        self._reader = ChoiceReader(tools)
+        self._content: list[str] = []
+        self._calls: list[tuple[str, list[str]]] = []
+        self._logprobs: list[Logprob] | None = None
+        self._last: Delta | None = None
 
     def add(self, delta: Delta, logprobs: list[Logprob] | None) -> None:
-        self.parts.append(delta.text)
+        for event in self._reader.read(delta):
+            if isinstance(event, Content):
+                self._content.append(event.text)
+            elif isinstance(event, CallStarted):
+                self._calls.append((event.name, []))
+            else:
+                self._calls[event.index][1].append(event.text)
         if logprobs is not None:
-            if self.logprobs is None:
-                self.logprobs = []
-            self.logprobs.extend(logprobs)
-        self.last = delta
+            if self._logprobs is None:
+                self._logprobs = []
+            self._logprobs.extend(logprobs)
+        self._last = delta
 
     def finish(self, index: int) -> Choice:
-        assert self.last is not None
-        assert self.last.finish_reason is not None
+        assert self._last is not None
+        assert self._last.finish_reason is not None
         return Choice(
             index=index,
-            content="".join(self.parts),
-            finish_reason=self.last.finish_reason,
-            stop_reason=self.last.stop_reason,
-            logprobs=self.logprobs,
+            content="".join(self._content),
+            finish_reason=self._reader.finish_reason(self._last.finish_reason),
+            stop_reason=self._last.stop_reason,
+            logprobs=self._logprobs,
+            tool_calls=[self._call(name, "".join(parts)) for name, parts in self._calls],
         )
+
+    def _call(self, name: str, arguments: str) -> CalledTool:
+        assert self._tools is not None
+        return CalledTool(self._tools.new_id(), name, self._tools.shown_arguments(arguments))
 
 
 async def collect(answer: Answer, receive: Receive) -> Response:
     """Waits for every choice to end. The client's leaving cancels the request."""
-    drafts = [_Draft() for _ in range(answer.num_choices)]
+    drafts = [_Draft(answer.tools) for _ in range(answer.num_choices)]
     generation = answer.generation
     async with disconnect_watch(generation, receive):
         try:

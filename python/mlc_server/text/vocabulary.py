@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,16 @@ def byte_level_alphabet() -> dict[str, int]:
     return alphabet
 
 
-def token_bytes(path: Path, vocab_size: int) -> tuple[list[bytes], list[bool]]:
+def token_bytes(
+    path: Path, vocab_size: int, *, visible: Collection[str] = ()
+) -> tuple[list[bytes], list[bool]]:
     """(bytes, is_special) of ids 0 .. vocab_size - 1; reads a tokenizer.json.
 
-    A token may be part of a UTF-8 character. Special tokens have their written form as bytes. Ids
-    that the tokenizer does not have are empty and special: they never become text. A sentencepiece
-    token keeps its leading space. Ids from `vocab_size` on, which the network cannot produce, are
-    left out. Raises FormatError for a file that is not a tokenizer.
+    A token may be part of a UTF-8 character. Special tokens have their written form as bytes; those
+    among `visible` count as ordinary ones. Ids that the tokenizer does not have are empty and
+    special: they never become text. A sentencepiece token keeps its leading space. Ids from
+    `vocab_size` on, which the network cannot produce, are left out. Raises FormatError for a file
+    that is not a tokenizer.
     """
     tokenizer = _read(path)
     model = tokenizer.get("model")
@@ -49,7 +52,7 @@ def token_bytes(path: Path, vocab_size: int) -> tuple[list[bytes], list[bool]]:
         index = _checked_id(path, added["content"], added.get("id"))
         if index < vocab_size:
             texts[index] = added["content"].encode("utf-8", "replace")
-            special[index] = added.get("special") is True
+            special[index] = added.get("special") is True and added["content"] not in visible
     return texts, special
 
 

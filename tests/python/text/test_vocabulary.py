@@ -67,6 +67,13 @@ def test_sentencepiece_tokens_join_to_the_text_after_a_space(
     assert b"".join(texts[token_id] for token_id in ids) == expected
 
 
+def test_special_tokens_can_be_made_visible(byte_level: Path) -> None:
+    texts, hidden = token_bytes(byte_level, 320)
+    name = next(text for text, special in zip(texts, hidden, strict=True) if special and text)
+    _, special = token_bytes(byte_level, 320, visible={name.decode()})
+    assert [i for i in range(320) if special[i] != hidden[i]] == [texts.index(name)]
+
+
 def test_special_and_padding_ids(byte_level: Path) -> None:
     texts, special = token_bytes(byte_level, 320)
     assert len(texts) == len(special) == 320

@@ -1,0 +1,213 @@
+"""How one request may call tools: what it asks of the engine, and how its calls are answered."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlc_server.engine import Delta, GrammarSpec
+from mlc_server.errors import InvalidRequest
+from mlc_server.protocol.chat import ChatCompletionRequest
+from mlc_server.protocol.messages import ChatMessage
+from mlc_server.protocol.tools import ToolCall
+from mlc_server.settings import ToolCallStyle
+from mlc_server.text.tools.events import Content, Event
+from mlc_server.text.tools.formats import PARSERS
+from mlc_server.text.tools.grammar import (
+    Function,
+    auto_grammar,
+    enforced_format,
+    required_grammar,
+)
+from mlc_server.text.tools.parser import CallParser
+from mlc_server.text.tools.python_text import PythonTextWriter
+
+
+@dataclass(frozen=True)
+class ToolUse:
+    """Tools of a request that may call them. `format` is how its calls are written.
+
+    With `grammar`, every call is enforced. `single`: at most one call. `named`: the client named
+    the function to call.
+    """
+
+    format: str
+    style: ToolCallStyle
+    functions: Sequence[Function]
+    grammar: GrammarSpec | None
+    single: bool
+    named: bool
+
+    def parser(self) -> CallParser:
+        """A new one for each choice."""
+        names = [function.name for function in self.functions]
+        return PARSERS[self.format](names, eager=self.grammar is not None)
+
+    def new_id(self) -> str:
+        """An id for a call; Mistral's templates take only nine letters and digits."""
+        if self.format == "mistral":
+            return secrets.token_hex(5)[:9]
+        return f"call_{secrets.token_hex(12)}"
+
+    def shown_arguments(self, arguments: str) -> Any:
+        """Arguments as a whole answer shows them."""
+        return _decoded(arguments) if self.style == "mlc" else arguments
+
+
+def tool_use(
+    body: ChatCompletionRequest, format_: str, style: ToolCallStyle, *, constrained: bool
+) -> ToolUse | None:
+    """What `body` asks for; None if it may not call tools.
+
+    In MLC-LLM's style a request with tools has to call one unless it says otherwise, as its
+    programs take for granted. `constrained`: the request also asks for a format of the answer,
+    which then holds for answers without calls, and can only be had where a call is required.
+    Raises InvalidRequest for what cannot be enforced.
+    """
+    choice = body.tool_choice
+    mode = choice.mode if choice is not None else "required" if style == "mlc" else "auto"
+    if not body.tools or mode == "none":
+        return None
+    functions = [
+        Function(tool.function.name, tool.function.parameters, bool(tool.function.strict))
+        for tool in body.tools
+    ]
+    parallel = body.parallel_tool_calls is not False
+    named = choice.name if choice is not None else None
+    source: str | None
+    if mode == "required":
+        wanted = [function for function in functions if named in (None, function.name)]
+        format_ = enforced_format(format_)
+        # OpenAI makes one call of a named function.
+        source = required_grammar(format_, wanted, parallel=parallel and named is None)
+    else:
+        if constrained:
+            raise InvalidRequest(
+                "tools: cannot be combined with a format of the answer; "
+                "set tool_choice to none or required",
+                param="tools",
+            )
+        source = _auto_source(format_, functions, parallel=parallel)
+    return ToolUse(
+        format=format_,
+        style=style,
+        functions=functions,
+        grammar=None if source is None else GrammarSpec("lark", source, param="tools"),
+        single=not parallel or named is not None,
+        named=named is not None,
+    )
+
+
+def _auto_source(format_: str, functions: Sequence[Function], *, parallel: bool) -> str | None:
+    source = auto_grammar(format_, functions, parallel=parallel)
+    if source is None:
+        for index, function in enumerate(functions):
+            if function.strict:
+                raise InvalidRequest(
+                    f"tools[{index}].function.strict: cannot be enforced for this model unless "
+                    "tool_choice requires a call",
+                    param=f"tools[{index}].function.strict",
+                )
+    return source
+
+
+class ChoiceReader:
+    """Takes one choice's text apart. Without `tools` all of it is content."""
+
+    def __init__(self, tools: ToolUse | None) -> None:
+        self._tools = tools
+        self._parser = None if tools is None else tools.parser()
+
+    def read(self, delta: Delta) -> list[Event]:
+        """What a delta brings; the last one brings what was held back."""
+        if self._parser is None or self._tools is None:
+            return [Content(delta.text)] if delta.text else []
+        events = self._parser.feed(delta.text)
+        if delta.finish_reason is not None:
+            events += self._parser.finish()
+        if self._tools.single:
+            events = [event for event in events if isinstance(event, Content) or event.index == 0]
+        return events
+
+    def finish_reason(self, reason: str) -> str:
+        """The engine's reason as OpenAI tells it: calls end with "tool_calls", but one that the
+        client named ends with "stop"."""
+        tools, parser = self._tools, self._parser
+        if tools is None or parser is None or reason != "stop":
+            return reason
+        whole_calls = parser.num_calls > 0 and not parser.cut_short
+        told = whole_calls and (tools.style == "mlc" or not tools.named)
+        return "tool_calls" if told else reason
+
+
+class StreamReader(ChoiceReader):
+    """The same for a stream, where MLC-LLM's style has calls as content."""
+
+    def __init__(self, tools: ToolUse | None) -> None:
+        super().__init__(tools)
+        as_text = tools is not None and tools.style == "mlc"
+        self._writer = PythonTextWriter() if as_text else None
+
+    def read(self, delta: Delta) -> list[Event]:
+        events = super().read(delta)
+        if self._writer is None:
+            return events
+        return self._writer.write(events, last=delta.finish_reason is not None)
+
+
+def template_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
+    """The messages as chat templates expect them: arguments are objects, keys that say nothing are
+    absent."""
+    return [_template_message(message) for message in messages]
+
+
+def template_tools(body: ChatCompletionRequest) -> list[Mapping[str, Any]]:
+    """The tools as chat templates show them; none if the model must not call any."""
+    if body.tool_choice is not None and body.tool_choice.mode == "none":
+        return []
+    return [
+        {
+            "type": "function",
+            "function": {
+                "name": tool.function.name,
+                "description": tool.function.description or "",
+                "parameters": tool.function.parameters or {"type": "object", "properties": {}},
+            },
+        }
+        for tool in body.tools or ()
+    ]
+
+
+def _template_message(message: ChatMessage) -> dict[str, Any]:
+    plain: dict[str, Any] = {"role": message.role, "content": message.content or ""}
+    if message.name is not None:
+        plain["name"] = message.name
+    if message.tool_calls:
+        plain["tool_calls"] = [_template_call(call) for call in message.tool_calls]
+    if message.tool_call_id is not None:
+        plain["tool_call_id"] = message.tool_call_id
+    return plain
+
+
+def _template_call(call: ToolCall) -> dict[str, Any]:
+    arguments = call.function.arguments
+    return {
+        "id": call.id,
+        "type": "function",
+        "function": {
+            "name": call.function.name,
+            "arguments": _decoded(arguments) if isinstance(arguments, str) else arguments,
+        },
+    }
+
+
+def _decoded(arguments: str) -> Any:
+    """Arguments as an object; as text if a model was cut short when it wrote them."""
+    try:
+        value = json.loads(arguments or "{}")
+    except (ValueError, RecursionError):
+        return arguments
+    return value if isinstance(value, dict) else arguments
