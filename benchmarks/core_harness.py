@@ -6,6 +6,7 @@ import select
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,12 @@ class Timeline:
         return self.arrivals[0][0] - self.start
 
     @property
+    def tokens_s(self) -> float:
+        """Rate from submitting the first request to the last token."""
+        tokens = sum(len(times) for times in self.arrivals)
+        return tokens / (max(times[-1] for times in self.arrivals) - self.start)
+
+    @property
     def decode_tokens_s(self) -> float:
         """Rate from when all requests have begun to when the first one ends."""
         begin = max(times[0] for times in self.arrivals)
@@ -39,7 +46,14 @@ class Timeline:
 class Harness:
     """An engine driven from this thread, and a supply of prompts nobody has seen before."""
 
-    def __init__(self, runner: Any, *, num_pages: int, max_batch_size: int) -> None:
+    def __init__(
+        self,
+        runner: Any,
+        *,
+        num_pages: int,
+        max_batch_size: int,
+        chunk_tokens: int = CHUNK_TOKENS,
+    ) -> None:
         vocab_size = runner.info.vocab_size
         self.num_pages = num_pages
         self._engine = _core.Engine(
@@ -47,7 +61,7 @@ class Harness:
             _core.Vocabulary([b"x"] * vocab_size, [False] * vocab_size),
             _core.EngineConfig(
                 max_batch_size=max_batch_size,
-                prefill_chunk_size=CHUNK_TOKENS,
+                prefill_chunk_size=chunk_tokens,
                 max_sequence_length=runner.info.context_window,
                 num_pages=num_pages,
                 vocab_size=vocab_size,
@@ -63,19 +77,33 @@ class Harness:
 
     def generate(self, prompt_tokens: int, max_tokens: int, count: int = 1) -> Timeline:
         """Runs `count` requests at once and returns when each of their tokens arrived."""
+        return self.closed_loop(prompt_tokens, max_tokens, streams=count, requests=count)
+
+    def closed_loop(
+        self, prompt_tokens: int, max_tokens: int, *, streams: int, requests: int
+    ) -> Timeline:
+        """Keeps `streams` requests in flight, the end of one beginning the next."""
         first_id = self._next_id
-        self._next_id += count
+        self._next_id += requests
         sampling = _core.SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
-        prompts = self._random.integers(0, self._vocab_size, (count, prompt_tokens), dtype=np.int32)
-        arrivals: list[list[float]] = [[] for _ in range(count)]
+        shape = (requests, prompt_tokens)
+        prompts = self._random.integers(0, self._vocab_size, shape, dtype=np.int32)
+        arrivals: list[list[float]] = [[] for _ in range(requests)]
+        waiting = iter(range(requests))
+
+        def submit(count: int) -> None:
+            for index in islice(waiting, count):
+                self._engine.submit(first_id + index, prompts[index].tobytes(), sampling)
+
         start = time.perf_counter()
-        for index in range(count):
-            self._engine.submit(first_id + index, prompts[index].tobytes(), sampling)
-        open_requests = count
+        submit(streams)
+        open_requests = requests
         while open_requests:
             for request_id, tokens, reason in self._news():
                 arrivals[request_id - first_id] += [time.perf_counter()] * tokens
-                open_requests -= reason is not None
+                if reason is not None:
+                    open_requests -= 1
+                    submit(1)
         return Timeline(start, arrivals)
 
     def _news(self) -> Iterator[tuple[int, int, str | None]]:
