@@ -101,8 +101,8 @@ Engine::StepOutcome Engine::Step() {
       CheckIntegrity();
     }
     was_busy_ = ran;
+    PublishStats();  // first, so that who has read the output finds its end counted
     outbox_.Publish(&items_);
-    PublishStats();
   } catch (const std::exception& error) {
     End(State::kDead, error.what(), kDeadError);
     return StepOutcome::kEnded;

@@ -17,12 +17,18 @@ from mlc_server.cli.launch import LoadedModel
 from mlc_server.cli.main import main
 from mlc_server.cli.memory import KvPlan
 from mlc_server.cli.phases import Phases
+from mlc_server.engine import GrammarCompiler
 from mlc_server.errors import FormatError
 from mlc_server.settings import ServerSettings
-from support.byte_model import IS_SPECIAL, TOKEN_BYTES, VOCAB_SIZE, byte_prompts
+from support.byte_model import EOS_ID, IS_SPECIAL, TOKEN_BYTES, VOCAB_SIZE, byte_prompts
 
 PAGE_SIZE = 16
 NUM_PAGES = 2048
+
+
+def fake_grammars() -> GrammarCompiler:
+    """For the vocabulary of fake_core()."""
+    return GrammarCompiler(_core.Vocabulary(TOKEN_BYTES, IS_SPECIAL), [EOS_ID], VOCAB_SIZE)
 
 
 def fake_core(**runner_options: int) -> _core.Engine:
@@ -58,6 +64,7 @@ def load_model(settings: ServerSettings, phases: Phases) -> LoadedModel:
         id="fake",
         names=model_names("fake"),
         system_fingerprint="fp_fake",
+        grammars=fake_grammars(),
     )
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import secrets
 
-from mlc_server.engine import GenerationRequest, SamplingOptions
+from mlc_server.engine import GenerationRequest, GrammarSpec, SamplingOptions
 from mlc_server.errors import ContextOverflow, InvalidRequest
 from mlc_server.limits import MAX_STOP_STRINGS
 from mlc_server.protocol.chat import ChatCompletionRequest
+from mlc_server.protocol.generation_fields import GenerationFields
 from mlc_server.text.prompt import StopRules
 
 _UINT64_MASK = 2**64 - 1
@@ -32,7 +33,14 @@ def generation_request(
         sampling=sampling_options(request, stop),
         num_choices=request.n or 1,
         priority=request.priority or 0,
+        grammar=output_grammar(request),
     )
+
+
+def output_grammar(request: GenerationFields) -> GrammarSpec | None:
+    """What the output must match, for the engine to compile; None for free text."""
+    chosen = request.output_format
+    return None if chosen is None else GrammarSpec(chosen.kind, chosen.source, chosen.param)
 
 
 def sampling_options(request: ChatCompletionRequest, stop: StopRules) -> SamplingOptions:

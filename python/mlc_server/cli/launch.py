@@ -29,7 +29,12 @@ from mlc_server.cli.compile_worker import compile_apart
 from mlc_server.cli.memory import KvPlan, available_bytes, plan_kv
 from mlc_server.cli.phases import Phases
 from mlc_server.cli.progress import ProgressReport
-from mlc_server.engine import AsyncEngine, GenerationRequest, SamplingOptions
+from mlc_server.engine import (
+    AsyncEngine,
+    GenerationRequest,
+    GrammarCompiler,
+    SamplingOptions,
+)
 from mlc_server.errors import RequestError, UserError
 from mlc_server.settings import ServerSettings
 from mlc_server.text.prompt import PromptBuilder
@@ -55,10 +60,11 @@ class LoadedModel:
     id: str
     names: frozenset[str]
     system_fingerprint: str
+    grammars: GrammarCompiler | None = None
 
     async def start(self) -> RunningModel:
         """Starts the engine's thread and hands its output to this event loop."""
-        engine = AsyncEngine(self.core)
+        engine = AsyncEngine(self.core, self.grammars)
         engine.start()
         model = ServedModel(
             id=self.id,
@@ -148,6 +154,9 @@ def load_model(settings: ServerSettings, phases: Phases) -> LoadedModel:
         id=model_id,
         names=model_names(model_id, *given),
         system_fingerprint=_fingerprint(library, runner.metadata_json),
+        grammars=GrammarCompiler(
+            vocabulary, _eos_token_ids(prompts, runner.info.vocab_size), runner.info.vocab_size
+        ),
     )
 
 
@@ -217,13 +226,17 @@ def _make_engine(
         num_pages=kv.num_pages,
         max_queue_size=settings.max_queue_size,
         vocab_size=info.vocab_size,
-        eos_token_ids=[i for i in prompts.stop.token_ids if i < info.vocab_size],
+        eos_token_ids=_eos_token_ids(prompts, info.vocab_size),
         strip_leading_space=prompts.tokenizer.strips_leading_space,
     )
     return _explained(
         lambda: _core.Engine(runner, vocabulary, config),
         hint="a smaller --max-total-seq-length, --max-batch-size or --prefill-chunk-size",
     )
+
+
+def _eos_token_ids(prompts: PromptBuilder, vocab_size: int) -> list[int]:
+    return [token_id for token_id in prompts.stop.token_ids if token_id < vocab_size]
 
 
 def _explained(build: Callable[[], _T], *, hint: str) -> _T:

@@ -21,15 +21,13 @@ from mlc_server.limits import MAX_ERROR_VALUE, MAX_METADATA
 
 # Key -> values that ask for nothing. null is always one of them.
 NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
-    # Tools, as they were asked for once, and structured output.
+    # Tools and structured output, as they were asked for once.
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
     "guided_json": (),
     "guided_regex": (),
     "guided_choice": (),
     "guided_grammar": (),
-    "structured_outputs": (),
     # Other kinds of output and of reasoning.
     "modalities": (["text"],),
     "audio": (),

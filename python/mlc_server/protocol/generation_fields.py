@@ -12,6 +12,13 @@ from typing_extensions import Self
 from mlc_server import limits
 from mlc_server.protocol.excerpt import show
 from mlc_server.protocol.strict import StrictModel, fault
+from mlc_server.protocol.structured_output import (
+    RESPONSE_FORMAT_SCHEMA,
+    STRUCTURED_OUTPUTS_SCHEMA,
+    OutputFormat,
+    parse_response_format,
+    parse_structured_outputs,
+)
 
 TokenCount = Annotated[int, Field(ge=limits.MAX_TOKENS.low, le=limits.INT32_MAX)]
 TokenId = Annotated[int, Field(ge=0, le=limits.INT32_MAX)]
@@ -95,6 +102,10 @@ class GenerationFields(StrictModel):
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
 
+    # Once validated: what the output must match, or None.
+    response_format: Annotated[Any, WithJsonSchema(RESPONSE_FORMAT_SCHEMA)] = None
+    structured_outputs: Annotated[Any, WithJsonSchema(STRUCTURED_OUTPUTS_SCHEMA)] = None
+
     n: Annotated[int, Field(ge=1, le=limits.MAX_CHOICES.default)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -142,14 +153,33 @@ class GenerationFields(StrictModel):
             )
         return tuple(_bias_entry(key, value) for key, value in bias.items())
 
+    @field_validator("response_format")
+    @classmethod
+    def _check_response_format(cls, value: Any) -> OutputFormat | None:
+        return parse_response_format(value)
+
+    @field_validator("structured_outputs")
+    @classmethod
+    def _check_structured_outputs(cls, value: Any) -> OutputFormat | None:
+        return parse_structured_outputs(value)
+
     @model_validator(mode="after")
     def _check_generation(self) -> Self:
+        if self.response_format is not None and self.structured_outputs is not None:
+            raise fault("structured_outputs", "not allowed together with response_format")
         if self.stream_options is not None and not self.stream:
             raise fault("stream_options", "only allowed together with stream: true")
         budget, least = self.token_budget, self.min_tokens or 0
         if budget is not None and least > budget:
             raise fault("min_tokens", f"must be at most max_tokens, which is {budget}; got {least}")
         return self
+
+    @property
+    def output_format(self) -> OutputFormat | None:
+        """What the output must match; None for free text."""
+        chosen = self.response_format or self.structured_outputs
+        assert chosen is None or isinstance(chosen, OutputFormat)
+        return chosen
 
     @property
     def token_budget(self) -> int | None:
