@@ -145,6 +145,7 @@ class LiveServer:
     """A server under test. `on_loop(f)` runs f on its event loop and returns the result."""
 
     def __init__(self, settings: ServerSettings) -> None:
+        self.settings = settings
         self.service = Service(allow_any_model=settings.allow_any_model)
         self.socket = bind("127.0.0.1", 0)
         self.port: int = self.socket.getsockname()[1]
@@ -188,6 +189,7 @@ class LiveServer:
             prompts=byte_prompts(),
             token_bytes=TOKEN_BYTES,
             engine=engine,
+            tool_call_style=self.settings.tool_call_style,
         )
         self.on_loop(lambda: self.service.set_ready(model))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -13,7 +15,8 @@ from mlc_server.api.request_log import RequestLog
 from mlc_server.api.sampling import generation_request
 from mlc_server.api.service import ServedModel, Service
 from mlc_server.api.streamed import EventStreamResponse
-from mlc_server.errors import InvalidRequest, RequestError
+from mlc_server.api.tools import template_messages, template_tools, tool_use
+from mlc_server.errors import RequestError
 from mlc_server.protocol.chat import ChatCompletionRequest
 from mlc_server.protocol.responses import ResponseHead
 
@@ -60,15 +63,16 @@ async def _begin(
     service: Service, model: ServedModel, body: ChatCompletionRequest, log: RequestLog
 ) -> Answer:
     """Submits the request to the engine."""
-    if body.tools or any(message.tool_calls or message.tool_call_id for message in body.messages):
-        raise InvalidRequest("tools: not supported by this server", param="tools")
-    messages = [
-        {"role": message.role, "content": message.content or ""}
-        | ({"name": message.name} if message.name is not None else {})
-        for message in body.messages
-    ]
-    prompt_ids = await model.prompts.build_async(messages)
+    constrained = body.output_format is not None
+    tools = tool_use(
+        body, model.prompts.tools.format, model.tool_call_style, constrained=constrained
+    )
+    prompt_ids = await model.prompts.build_async(
+        template_messages(body.messages), template_tools(body)
+    )
     request = generation_request(body, prompt_ids, model.prompts.stop, model.context_window_size)
+    if tools is not None:
+        request = replace(request, grammar=tools.grammar)
     generation = service.open(await service.prepare(request))
     log.submitted(len(prompt_ids), request.num_choices)
     return Answer(
@@ -78,6 +82,7 @@ async def _begin(
         prompt_tokens=len(prompt_ids),
         token_bytes=model.token_bytes,
         log=log,
+        tools=tools,
     )
 
 

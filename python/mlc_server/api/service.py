@@ -13,6 +13,7 @@ from mlc_server.api.generation import Generation
 from mlc_server.engine import Delta, EngineStats, GenerationRequest
 from mlc_server.errors import ModelNotFound, RequestError, Unavailable
 from mlc_server.protocol.excerpt import show
+from mlc_server.settings import ToolCallStyle
 from mlc_server.text.prompt import PromptBuilder
 
 
@@ -50,6 +51,7 @@ class ServedModel:
     prompts: PromptBuilder
     token_bytes: Sequence[bytes]
     engine: EnginePort
+    tool_call_style: ToolCallStyle = "openai"
     # Tokens of one page of the KV cache.
     page_size: int = 16
     created: int = field(default_factory=lambda: int(time.time()))

@@ -36,8 +36,9 @@ from mlc_server.engine import (
     SamplingOptions,
 )
 from mlc_server.errors import RequestError, UserError
-from mlc_server.settings import ServerSettings
+from mlc_server.settings import ServerSettings, ToolCallStyle
 from mlc_server.text.prompt import PromptBuilder
+from mlc_server.text.tools.support import VISIBLE_TOKENS
 from mlc_server.text.vocabulary import token_bytes
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class LoadedModel:
     names: frozenset[str]
     system_fingerprint: str
     grammars: GrammarCompiler | None = None
+    tool_call_style: ToolCallStyle = "openai"
 
     async def start(self) -> RunningModel:
         """Starts the engine's thread and hands its output to this event loop."""
@@ -75,6 +77,7 @@ class LoadedModel:
             token_bytes=self.token_bytes,
             engine=engine,
             page_size=self.kv.page_size,
+            tool_call_style=self.tool_call_style,
         )
         return RunningModel(engine, model, self.kv)
 
@@ -128,9 +131,14 @@ def load_model(settings: ServerSettings, phases: Phases) -> LoadedModel:
             folder = prepare_model(settings.model or DEFAULT_MODEL, cache_dir, progress)
             manifest = load_manifest(folder)
             prompts = PromptBuilder.from_folder(
-                folder, manifest.chat_config, chat_template=settings.chat_template
+                folder,
+                manifest.chat_config,
+                chat_template=settings.chat_template,
+                tool_format=settings.tool_call_parser,
             )
-            texts, special = token_bytes(folder / "tokenizer.json", manifest.model.vocab_size)
+            texts, special = token_bytes(
+                folder / "tokenizer.json", manifest.model.vocab_size, visible=VISIBLE_TOKENS
+            )
             phase.note = str(folder)
         with phases.phase("model library") as phase:
             library, phase.note = _find_library(manifest, settings, cache_dir)
@@ -157,6 +165,7 @@ def load_model(settings: ServerSettings, phases: Phases) -> LoadedModel:
         grammars=GrammarCompiler(
             vocabulary, _eos_token_ids(prompts, runner.info.vocab_size), runner.info.vocab_size
         ),
+        tool_call_style=settings.tool_call_style,
     )
 
 

@@ -15,6 +15,7 @@ from mlc_server.cli.devices import resolve_device
 from mlc_server.cli.logs import configure_logging
 from mlc_server.errors import UserError
 from mlc_server.settings import CorsSettings, ServerSettings
+from mlc_server.text.tools.formats import PARSERS
 
 _MAX_TOKENS = 1 << 24  # of a context window or a KV cache; larger numbers are typing errors
 
@@ -67,6 +68,19 @@ def _add_model_flags(group: Any) -> None:
         "--chat-template",
         metavar="FILE",
         help='Jinja chat template to use, or "mlc" for the conv_template of mlc-chat-config.json',
+    )
+    group.add_argument(
+        "--tool-call-parser",
+        choices=("auto", *PARSERS),
+        default="auto",
+        help="how the model writes tool calls; default: auto, as its chat template has it",
+    )
+    group.add_argument(
+        "--tool-call-style",
+        choices=("openai", "mlc"),
+        default="openai",
+        help="how tool calls are answered; mlc: arguments as an object, streamed calls as a list "
+        "of Python calls in the content, and a call required unless tool_choice says otherwise",
     )
     group.add_argument(
         "--cache-dir",
@@ -214,6 +228,8 @@ def settings_from(args: argparse.Namespace) -> ServerSettings:
         served_model_names=tuple(args.served_model_name),
         allow_any_model=args.allow_any_model,
         chat_template=args.chat_template,
+        tool_call_parser=args.tool_call_parser,
+        tool_call_style=args.tool_call_style,
         cache_dir=args.cache_dir or default_cache_dir(),
         threads=args.threads,
         max_batch_size=args.max_batch_size,
