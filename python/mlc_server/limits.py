@@ -70,6 +70,11 @@ MAX_STOP_STRINGS = Limit("stop", 16, "strings", "most stop strings")
 MAX_STOP_BYTES = Limit("stop", 1024, "bytes of UTF-8", "longest stop string")
 MAX_STOP_TOKEN_IDS = Limit("stop_token_ids", 256, "ids", "most stop token ids")
 MAX_TOP_LOGPROBS = Limit("top_logprobs", 20, "tokens", "most alternatives per token")
+MAX_COMPLETION_LOGPROBS = Limit(
+    "logprobs", 5, "tokens", "most alternatives of a completion's token"
+)
+MAX_PROMPTS = Limit("prompt", 256, "prompts", "most prompts of one completion request")
+MAX_DETOKENIZED = Limit("tokens", 1 << 20, "tokens", "most tokens of one /detokenize request")
 MAX_LOGIT_BIAS = Limit("logit_bias", 1024, "entries", "most biased tokens")
 MAX_MESSAGES = Limit("messages", 4096, "messages", "most messages")
 MAX_CONTENT_PARTS = Limit("content", 1024, "parts", "most parts of one message")

@@ -10,7 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse
 
 from mlc_server import __version__
-from mlc_server.api import chat, debug, status
+from mlc_server.api import chat, completions, debug, embeddings, status, tokens
 from mlc_server.api.body import FIELD_HINTS_HEADER, IGNORED_FIELDS_HEADER, IgnoredFields
 from mlc_server.api.docs_page import render_docs
 from mlc_server.api.errors import install_error_handlers
@@ -50,6 +50,9 @@ def create_app(settings: ServerSettings, service: Service) -> FastAPI:
     install_error_handlers(app)
     app.include_router(status.router)
     app.include_router(chat.router)
+    app.include_router(completions.router)
+    app.include_router(embeddings.router)
+    app.include_router(tokens.router)
     if settings.enable_debug:
         app.include_router(debug.router)
     _add_docs(app)

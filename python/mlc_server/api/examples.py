@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlc_server.protocol.chat import ChatCompletionRequest
+from pydantic import BaseModel
 
+from mlc_server.protocol.chat import ChatCompletionRequest
+from mlc_server.protocol.completions import CompletionRequest
+from mlc_server.protocol.token_requests import DetokenizeRequest, TemplateRequest, TokenizeRequest
+
+REQUEST_MODELS: tuple[type[BaseModel], ...] = (
+    ChatCompletionRequest,
+    CompletionRequest,
+    TokenizeRequest,
+    DetokenizeRequest,
+    TemplateRequest,
+)
 COMPONENT_REF = "#/components/schemas/{model}"
 
 CHAT_EXAMPLES: dict[str, Any] = {
@@ -39,35 +50,74 @@ CHAT_EXAMPLES: dict[str, Any] = {
     },
 }
 
-CHAT_REQUEST_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {"$ref": COMPONENT_REF.format(model="ChatCompletionRequest")},
-                "examples": CHAT_EXAMPLES,
-            }
-        },
+COMPLETION_EXAMPLES: dict[str, Any] = {
+    "whole": {
+        "summary": "More of a text",
+        "value": {"prompt": "Once upon a time", "max_tokens": 32},
     },
-    "responses": {
-        "200": {
-            "description": "The answer, or with stream: true its events",
-            "content": {
-                "application/json": {"schema": {"type": "object"}},
-                "text/event-stream": {"schema": {"type": "string"}},
-            },
-        },
-        "400": {"description": "A field is missing, out of range or not supported"},
-        "404": {"description": "The model is not served here"},
-        "413": {"description": "The body is larger than --max-body-size"},
-        "503": {"description": "Loading, draining, dead or full; Retry-After says when to retry"},
+    "several": {
+        "summary": "Several prompts, streamed",
+        "value": {"prompt": ["One, two,", "Red, green,"], "max_tokens": 8, "stream": True},
     },
 }
+TOKENIZE_EXAMPLES: dict[str, Any] = {
+    "text": {"summary": "A text", "value": {"prompt": "Hello, world"}},
+    "chat": {
+        "summary": "A chat",
+        "value": {"messages": [{"role": "user", "content": "Hello"}], "return_token_strs": True},
+    },
+}
+DETOKENIZE_EXAMPLES: dict[str, Any] = {
+    "ids": {"summary": "Some ids", "value": {"tokens": [72, 105]}},
+}
+TEMPLATE_EXAMPLES: dict[str, Any] = {
+    "chat": {
+        "summary": "A chat",
+        "value": {"messages": [{"role": "user", "content": "Hello"}]},
+    },
+}
+_REFUSALS: dict[str, Any] = {
+    "400": {"description": "A field is missing, out of range or not supported"},
+    "404": {"description": "The model is not served here"},
+    "413": {"description": "The body is larger than --max-body-size"},
+    "503": {"description": "Loading, draining, dead or full; Retry-After says when to retry"},
+}
+
+
+def _request_body(
+    model: type[BaseModel], examples: dict[str, Any], *, streams: bool = False
+) -> dict[str, Any]:
+    """What OpenAPI says of a route that parses its body itself."""
+    content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+    if streams:
+        content["text/event-stream"] = {"schema": {"type": "string"}}
+    what = "The answer, or with stream: true its events" if streams else "The answer"
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {"$ref": COMPONENT_REF.format(model=model.__name__)},
+                    "examples": examples,
+                }
+            },
+        },
+        "responses": {"200": {"description": what, "content": content}, **_REFUSALS},
+    }
+
+
+CHAT_REQUEST_BODY = _request_body(ChatCompletionRequest, CHAT_EXAMPLES, streams=True)
+COMPLETION_REQUEST_BODY = _request_body(CompletionRequest, COMPLETION_EXAMPLES, streams=True)
+TOKENIZE_REQUEST_BODY = _request_body(TokenizeRequest, TOKENIZE_EXAMPLES)
+DETOKENIZE_REQUEST_BODY = _request_body(DetokenizeRequest, DETOKENIZE_EXAMPLES)
+TEMPLATE_REQUEST_BODY = _request_body(TemplateRequest, TEMPLATE_EXAMPLES)
 
 
 def component_schemas() -> dict[str, Any]:
     """Schemas of request bodies, which routes parse themselves and FastAPI so does not see."""
-    schema = ChatCompletionRequest.model_json_schema(ref_template=COMPONENT_REF)
-    components: dict[str, Any] = schema.pop("$defs", {})
-    components["ChatCompletionRequest"] = schema
+    components: dict[str, Any] = {}
+    for model in REQUEST_MODELS:
+        schema = model.model_json_schema(ref_template=COMPONENT_REF)
+        components.update(schema.pop("$defs", {}))
+        components[model.__name__] = schema
     return components

@@ -1,4 +1,4 @@
-"""From a validated chat request to what the engine is asked to do."""
+"""From a validated request to what the engine is asked to do."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import secrets
 from mlc_server.engine import GenerationRequest, GrammarSpec, SamplingOptions
 from mlc_server.errors import ContextOverflow, InvalidRequest
 from mlc_server.limits import MAX_STOP_STRINGS
-from mlc_server.protocol.chat import ChatCompletionRequest
 from mlc_server.protocol.generation_fields import GenerationFields
 from mlc_server.text.prompt import StopRules
 
 _UINT64_MASK = 2**64 - 1
-_NO_LOGPROBS = -1
 
 
 def generation_request(
-    request: ChatCompletionRequest,
+    request: GenerationFields,
     prompt_ids: list[int],
     stop: StopRules,
     context_window_size: int,
+    *,
+    prompt_field: str = "messages",
 ) -> GenerationRequest:
-    """Raises ContextOverflow when the prompt leaves no room for one token."""
+    """Raises ContextOverflow, naming `prompt_field`, when no room is left for one token."""
     if len(prompt_ids) >= context_window_size:
         raise ContextOverflow(
             f"this model's maximum context length is {context_window_size} tokens, "
-            f"but the messages make {len(prompt_ids)} tokens and leave no room for an answer",
-            param="messages",
+            f"but {prompt_field} makes {len(prompt_ids)} tokens and leaves no room for an answer",
+            param=prompt_field,
         )
     return GenerationRequest(
         prompt_ids=prompt_ids,
@@ -43,7 +43,7 @@ def output_grammar(request: GenerationFields) -> GrammarSpec | None:
     return None if chosen is None else GrammarSpec(chosen.kind, chosen.source, chosen.param)
 
 
-def sampling_options(request: ChatCompletionRequest, stop: StopRules) -> SamplingOptions:
+def sampling_options(request: GenerationFields, stop: StopRules) -> SamplingOptions:
     """Fills in OpenAI's defaults. Without a seed a random one is drawn, so answers differ.
 
     Raises InvalidRequest when the model's own stop strings leave no room for the request's.
@@ -58,7 +58,6 @@ def sampling_options(request: ChatCompletionRequest, stop: StopRules) -> Samplin
             param="stop",
         )
     seed = secrets.randbits(64) if request.seed is None else request.seed & _UINT64_MASK
-    top_logprobs = (request.top_logprobs or 0) if request.logprobs else _NO_LOGPROBS
     return SamplingOptions(
         temperature=_or_default(request.temperature, 1.0),
         top_p=top_p,
@@ -75,7 +74,7 @@ def sampling_options(request: ChatCompletionRequest, stop: StopRules) -> Samplin
         stop_token_ids=tuple(request.stop_token_ids or ()),
         ignore_eos=bool(request.ignore_eos),
         include_stop_str_in_output=bool(request.include_stop_str_in_output),
-        top_logprobs=top_logprobs,
+        top_logprobs=request.num_logprobs,
     )
 
 

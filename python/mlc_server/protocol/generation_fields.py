@@ -186,6 +186,11 @@ class GenerationFields(StrictModel):
         """Most tokens to generate; None is until the context window is full."""
         return self.max_tokens
 
+    @property
+    def num_logprobs(self) -> int:
+        """Alternatives to report per token; -1 is no log-probabilities at all."""
+        return -1
+
 
 def _bias_entry(key: str, value: Any) -> tuple[int, float]:
     if not (key.isascii() and key.isdigit() and len(key) <= 9):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer as HfTokenizer
@@ -42,13 +43,23 @@ class Tokenizer:
                 hint="copy tokenizer.json from the original model again",
             ) from error
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of `text` alone: a chat template writes special tokens itself.
+    def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+        """Ids of `text`, alone by default: a chat template writes special tokens itself.
 
         Runs without the GIL, so a worker thread leaves the event loop free.
         """
-        encodings = self._inner.encode_batch_fast([text], add_special_tokens=False)
+        encodings = self._inner.encode_batch_fast([text], add_special_tokens=add_special_tokens)
         return list(encodings[0].ids)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of ids, special tokens as they are written. Unknown ids are skipped."""
+        text: str = self._inner.decode(list(token_ids), skip_special_tokens=False)
+        return text
+
+    def written(self, token_id: int) -> str | None:
+        """A token as the tokenizer's file writes it, None for an unknown id."""
+        token: str | None = self._inner.id_to_token(token_id)
+        return token
 
     def is_special(self, token_id: int) -> bool:
         return token_id in self._special_ids

@@ -44,7 +44,7 @@ def until_closed(sock: socket.socket) -> bytes:
         b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nx-long: ",
         b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 500\r\n\r\n",
         b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 500\r\n\r\n{",
-        b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n1",
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: [::1]\r\ntransfer-encoding: chunked\r\n\r\n1",
     ],
     ids=["silent", "half line", "half header", "no body", "half body", "half chunk"],
 )

@@ -83,7 +83,8 @@ def test_events_that_leave_together_stay_apart() -> None:
 def test_pipelined_and_kept_alive_requests_are_answered_in_order() -> None:
     body = json.dumps(chat_body(max_tokens=1)).encode()
     one = (
-        b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body)
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n"
+        % len(body)
     ) + body
     last = raw_chat_request(chat_body(max_tokens=2))
     with live_server() as (server, _):

@@ -1,0 +1,103 @@
+"""POST /tokenize, /detokenize and /apply-template: what the model sees of a text or a chat."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from mlc_server.api.body import read_request
+from mlc_server.api.completions import encode_prompts
+from mlc_server.api.examples import (
+    DETOKENIZE_REQUEST_BODY,
+    TEMPLATE_REQUEST_BODY,
+    TOKENIZE_REQUEST_BODY,
+)
+from mlc_server.api.service import ServedModel, Service
+from mlc_server.errors import InvalidRequest
+from mlc_server.protocol.messages import ChatMessage
+from mlc_server.protocol.token_requests import DetokenizeRequest, TemplateRequest, TokenizeRequest
+from mlc_server.text.chat_template import Message
+
+router = APIRouter()
+
+
+def _model(request: Request, name: str | None) -> ServedModel:
+    service: Service = request.app.state.service
+    return service.model_for(name)
+
+
+@router.post(
+    "/tokenize",
+    response_model=None,
+    summary="Token ids of a text or a chat",
+    openapi_extra=TOKENIZE_REQUEST_BODY,
+)
+async def tokenize(request: Request) -> dict[str, Any]:
+    """The ids that a completion of `prompt`, or a chat of `messages`, would begin with."""
+    request.app.state.service.served()
+    body = await read_request(request, TokenizeRequest)
+    model = _model(request, body.model)
+    if body.messages is not None:
+        tokens = await model.prompts.build_async(_plain(body.messages))
+    elif body.text:
+        special = body.add_special_tokens is not False
+        (tokens,) = await encode_prompts(model, [body.text], special)
+    else:
+        tokens = []
+    answer = {
+        "count": len(tokens),
+        "max_model_len": model.context_window_size,
+        "tokens": tokens,
+        "token_strs": None,
+    }
+    if body.return_token_strs:
+        answer["token_strs"] = [model.prompts.tokenizer.written(token) for token in tokens]
+    return answer
+
+
+@router.post(
+    "/detokenize",
+    response_model=None,
+    summary="The text of token ids",
+    openapi_extra=DETOKENIZE_REQUEST_BODY,
+)
+async def detokenize(request: Request) -> dict[str, Any]:
+    """`prompt` as vLLM calls it, `content` as llama.cpp does. Special tokens are written out."""
+    request.app.state.service.served()
+    body = await read_request(request, DetokenizeRequest)
+    model = _model(request, body.model)
+    size = len(model.token_bytes)
+    largest = max(body.tokens, default=0)
+    if largest >= size:
+        raise InvalidRequest(f"tokens: must be below {size}; got {largest}", param="tokens")
+    decode = model.prompts.tokenizer.decode
+    text = await asyncio.get_running_loop().run_in_executor(None, decode, body.tokens)
+    return {"prompt": text, "content": text}
+
+
+@router.post(
+    "/apply-template",
+    response_model=None,
+    summary="A chat as the model's template writes it",
+    openapi_extra=TEMPLATE_REQUEST_BODY,
+)
+async def apply_template(request: Request) -> dict[str, Any]:
+    """The prompt's text, up to where the assistant's answer begins."""
+    request.app.state.service.served()
+    body = await read_request(request, TemplateRequest)
+    model = _model(request, body.model)
+    return {"prompt": model.prompts.template.render(_plain(body.messages))}
+
+
+def _plain(messages: list[ChatMessage]) -> list[Message]:
+    """Messages as templates take them; tool calls need the chat route's handling."""
+    plain: list[Message] = []
+    for index, message in enumerate(messages):
+        if message.tool_calls or message.tool_call_id:
+            raise InvalidRequest(
+                f"messages[{index}]: tool calls are not supported here", param=f"messages[{index}]"
+            )
+        plain.append({"role": message.role, "content": message.content or ""})
+    return plain

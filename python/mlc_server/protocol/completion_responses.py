@@ -1,0 +1,95 @@
+"""Text completion responses, whole and streamed."""
+
+from __future__ import annotations
+
+import codecs
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from mlc_server.protocol.responses import Logprob, ResponseHead, Usage
+
+
+def completion_head(model: str, system_fingerprint: str) -> ResponseHead:
+    """What every chunk of one response repeats."""
+    return ResponseHead(
+        id=f"cmpl-{secrets.token_hex(12)}",
+        created=int(time.time()),
+        model=model,
+        system_fingerprint=system_fingerprint,
+    )
+
+
+class LogprobsWriter:
+    """OpenAI's legacy logprobs of one choice: parallel lists, with offsets into its text."""
+
+    def __init__(self, first_offset: int) -> None:
+        """`first_offset`: characters of the text before the first token."""
+        self._offset = first_offset
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def to_json(self, entries: Sequence[Logprob]) -> dict[str, Any]:
+        """The next tokens. A token within a character has the offset where that will begin."""
+        offsets = []
+        for entry in entries:
+            offsets.append(self._offset)
+            self._offset += len(self._decoder.decode(entry.raw))
+        return {
+            "tokens": [_token(entry.raw) for entry in entries],
+            "token_logprobs": [_finite(entry.logprob) for entry in entries],
+            "top_logprobs": [
+                {_token(entry.raw): _finite(entry.logprob)}
+                | {_token(raw): _finite(value) for raw, value in entry.alternatives}
+                for entry in entries
+            ],
+            "text_offset": offsets,
+        }
+
+
+def choice_json(
+    index: int,
+    text: str,
+    logprobs: dict[str, Any] | None = None,
+    finish_reason: str | None = None,
+    stop_reason: int | str | None = None,
+) -> dict[str, Any]:
+    """One choice, or in a stream its news."""
+    return {
+        "index": index,
+        "text": text,
+        "logprobs": logprobs,
+        "finish_reason": finish_reason,
+        "stop_reason": stop_reason,
+    }
+
+
+def completion_json(
+    head: ResponseHead, choices: Sequence[dict[str, Any]], usage: Usage | None
+) -> bytes:
+    """A whole response, or in a stream one chunk, as JSON."""
+    body: dict[str, Any] = {
+        "id": head.id,
+        "object": "text_completion",
+        "created": head.created,
+        "model": head.model,
+        "choices": choices,
+        "system_fingerprint": head.system_fingerprint,
+    }
+    if usage is not None:
+        body["usage"] = usage.to_json()
+    return orjson.dumps(body)
+
+
+def _token(raw: bytes) -> str:
+    """A token's text; OpenAI's spelling "bytes:\\xe2\\x82" for one that is no whole characters."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
+
+def _finite(logprob: float) -> float:
+    return max(logprob, -9999.0)

@@ -1,0 +1,108 @@
+"""The text completion request: prompts as text or token ids, continued as they are."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator, model_validator
+from pydantic.json_schema import WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from mlc_server import limits
+from mlc_server.protocol.excerpt import show
+from mlc_server.protocol.generation_fields import GenerationFields
+from mlc_server.protocol.strict import fault
+
+# A prompt once validated: text to encode, or ids as they are.
+Prompt = str | tuple[int, ...]
+
+DEFAULT_MAX_TOKENS = 16
+_IDS_SCHEMA = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}
+PROMPT_SCHEMA = {
+    "anyOf": [
+        {"type": "string", "minLength": 1},
+        _IDS_SCHEMA,
+        {
+            "type": "array",
+            "minItems": 1,
+            "maxItems": limits.MAX_PROMPTS.default,
+            "items": {"type": "string", "minLength": 1},
+        },
+        {
+            "type": "array",
+            "minItems": 1,
+            "maxItems": limits.MAX_PROMPTS.default,
+            "items": _IDS_SCHEMA,
+        },
+    ]
+}
+
+
+class CompletionRequest(GenerationFields):
+    """Body of POST /v1/completions. null means the default, as if the key were absent."""
+
+    prompt: Annotated[Any, WithJsonSchema(PROMPT_SCHEMA)]
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0, le=limits.MAX_COMPLETION_LOGPROBS.default)] | None = None
+    best_of: Annotated[int, Field(ge=1, le=limits.MAX_CHOICES.default)] | None = None
+    suffix: Annotated[str, Field(max_length=4096)] | None = None
+    # Whether the tokenizer puts its own special tokens (such as BOS) around a text.
+    add_special_tokens: bool | None = None
+
+    @field_validator("prompt")
+    @classmethod
+    def _check_prompt(cls, prompt: Any) -> tuple[Prompt, ...]:
+        return parse_prompts(prompt)
+
+    @model_validator(mode="after")
+    def _check_completion(self) -> CompletionRequest:
+        if self.best_of is not None and self.best_of != (self.n or 1):
+            raise fault("best_of", f"must be n, which is {self.n or 1}; got {self.best_of}")
+        if self.suffix:
+            raise fault("suffix", "not supported by this server")
+        if self.echo and self.logprobs is not None:
+            raise fault("echo", "not supported together with logprobs")
+        return self
+
+    @property
+    def token_budget(self) -> int:
+        """Most tokens to generate; OpenAI's default here is 16."""
+        return DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
+
+    @property
+    def num_logprobs(self) -> int:
+        return -1 if self.logprobs is None else self.logprobs
+
+
+def parse_prompts(value: Any) -> tuple[Prompt, ...]:
+    """One prompt or a list of them, as text or ids; raises PydanticCustomError."""
+    if not isinstance(value, list) or (value and isinstance(value[0], int)):
+        return (_prompt(value, None),)
+    if not 1 <= len(value) <= limits.MAX_PROMPTS.default:
+        raise PydanticCustomError(
+            "prompt_count",
+            "must have 1 to {limit} prompts; got {count}",
+            {"limit": limits.MAX_PROMPTS.default, "count": len(value)},
+        )
+    return tuple(_prompt(item, index) for index, item in enumerate(value))
+
+
+def _prompt(value: Any, index: int | None) -> Prompt:
+    which = "it" if index is None else f"prompt {index}"
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, list) and value:
+        for item in value:
+            is_id = isinstance(item, int) and not isinstance(item, bool)
+            if not is_id or not 0 <= item <= limits.INT32_MAX:
+                raise PydanticCustomError(
+                    "prompt_ids",
+                    "token ids must be whole numbers from 0; got {seen}",
+                    {"seen": show(item)},
+                )
+        return tuple(value)
+    raise PydanticCustomError(
+        "prompt_type",
+        "must be text or token ids, or a list of one of them, and not empty; {which} is {seen}",
+        {"which": which, "seen": show(value)},
+    )
