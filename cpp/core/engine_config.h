@@ -36,11 +36,12 @@ struct EngineConfig {
   bool strip_leading_space = false;
   // Changes how fast tokens come, never which.
   SpeculativeMode speculative_mode = SpeculativeMode::kDisable;
-  // Most tokens guessed ahead of one sequence in a step.
-  int32_t draft_tokens_max = 4;
+  // Most tokens guessed ahead of one sequence in a step. With the token before them these are four
+  // rows, the number that the attention kernels work on together.
+  int32_t draft_tokens_max = 3;
   // A guess is made from the last ngram_max tokens if they occurred before, else from fewer, down
   // to ngram_min.
-  int32_t ngram_min = 2;
+  int32_t ngram_min = 3;
   int32_t ngram_max = 4;
   // Guesses are checked only in steps of at most this many rows, guesses included: while weights
   // are streamed from memory, a few rows cost hardly more than one.

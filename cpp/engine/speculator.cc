@@ -5,7 +5,7 @@
 namespace mlc_server {
 namespace {
 
-constexpr int32_t kStep = 16;  // credit that a step with guesses costs
+constexpr int32_t kStep = 32;  // credit that a step with guesses costs
 constexpr int32_t kInitialCredit = 2 * kStep;
 constexpr int32_t kMaxCredit = 4 * kStep;
 

@@ -12,9 +12,9 @@ namespace mlc_server {
 //
 // A step that checks guesses takes somewhat longer than one that does not, so guessing must earn
 // its keep. It is paid for with credit: such a step costs one, each guess that was right earns one,
-// and each step without guesses earns a sixteenth. Text that repeats is always guessed; in text
-// that does not, one step in sixteen tries, which bounds the loss to a sixteenth of what the
-// guesses' rows cost.
+// and each step without guesses earns a thirty-second. Text that repeats is always guessed; in text
+// that does not, one step in thirty-three tries, which bounds the loss to 3 % of what the guesses'
+// rows cost.
 class Speculator {
  public:
   explicit Speculator(const EngineConfig& config);
@@ -28,7 +28,7 @@ class Speculator {
 
  private:
   NgramProposer proposer_;
-  int32_t credit_;  // sixteenths of a step
+  int32_t credit_;  // thirty-seconds of a step
 };
 
 }  // namespace mlc_server

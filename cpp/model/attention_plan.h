@@ -45,9 +45,10 @@ struct AttentionPlanLimits {
   int32_t max_items = 4096;
 };
 
-// Rewrites `plan` for `input`, a valid batch. A sequence of one row whose context spans several
-// splits is cut into them when its share of the batch's work would keep the other threads waiting;
-// all other rows go in items of up to kAttentionRows rows. Never more than `max_items` items,
+// Rewrites `plan` for `input`, a valid batch. A sequence of one row, or of a few (a token
+// and the guesses after it), whose context spans several splits is cut into them when its share of
+// the batch's work would keep the other threads waiting; all other rows go in items of up to
+// kAttentionRows rows. Never more than `max_items` items,
 // provided that whole items alone fit.
 void PlanAttention(const ModelInput& input, const AttentionPlanLimits& limits, AttentionPlan* plan);
 

@@ -39,7 +39,7 @@ TEST(EngineConfigFieldsAreRefusedBeyondTheirBounds) {
       {"max_choices", &EngineConfig::max_choices, 1, kMaxChoicesPerRequest},
       {"vocab_size", &EngineConfig::vocab_size, 10, kMaxVocabSize},
       {"draft_tokens_max", &EngineConfig::draft_tokens_max, 1, kMaxDraftTokens},
-      {"ngram_max", &EngineConfig::ngram_max, 2, kMaxNgram},
+      {"ngram_max", &EngineConfig::ngram_max, 3, kMaxNgram},
       {"speculative_rows_max", &EngineConfig::speculative_rows_max, 1, kMaxSpeculativeRows},
   };
   for (const Case& each : cases) {

@@ -74,7 +74,7 @@ TEST(GuessesChangeNothingOfARequestAlone) {
   ExpectReference(guessing.outcomes());
   const EngineStats stats = guessing.engine().Stats();
   EXPECT_GT(stats.accepted_tokens, 1000);
-  EXPECT_GT(stats.drafted_tokens - stats.accepted_tokens, 1000);  // wrong ones are met, too
+  EXPECT_GT(stats.drafted_tokens - stats.accepted_tokens, 500);  // wrong ones are met, too
   EXPECT_EQ(stats.generated_tokens, plain.engine().Stats().generated_tokens);
   EXPECT_LT(stats.num_steps, plain.engine().Stats().num_steps);
 }

@@ -115,6 +115,23 @@ TEST(PlanSplitsTheOneThatTheOthersWouldWaitFor) {
   ExpectComplete(shapes, plan);
 }
 
+// Three KV heads on two threads take two rounds, in which four rows together cost as much as four
+// rows on their own in one and a half; with eight threads five would be idle.
+TEST(PlanSplitsAFewRowsWhereThatKeepsMoreThreadsBusy) {
+  EXPECT_EQ(Plan({{2, 1000}}, 2).combines.size(), size_t{2});
+  EXPECT_EQ(Plan({{2, 1000}}, 2).items.size(), size_t{8});
+  EXPECT_TRUE(Plan({{4, 1000}}, 2).combines.empty());
+  EXPECT_EQ(Plan({{4, 1000}}, 8).combines.size(), size_t{4});
+  EXPECT_TRUE(Plan({{4, kAttentionSplit}}, 8).combines.empty());
+  EXPECT_TRUE(Plan({{9, 1000}}, 8).combines.empty());
+  EXPECT_TRUE(Plan(std::vector<Shape>(32, Shape{2, 1000}), 2).combines.empty());
+  // The first row ends in the first split, the second begins another.
+  const AttentionPlan ragged = Plan({{2, kAttentionSplit + 1}}, 2);
+  EXPECT_EQ(ragged.items.size(), size_t{3});
+  ExpectComplete({{2, kAttentionSplit + 1}}, ragged);
+  EXPECT_TRUE(Plan({{2, 1000}}, 2, 7).combines.empty());
+}
+
 TEST(PlanKeepsToTheItemLimit) {
   const std::vector<Shape> shapes = {{1, 8000}, {1, 8000}};
   EXPECT_EQ(Plan(shapes, 8, 64).items.size(), size_t{64});
@@ -131,7 +148,8 @@ TEST(PlanCoversEveryBatchExactlyOnce) {
     std::vector<Shape> shapes;
     const int count = 1 + static_cast<int>(random() % 12);
     for (int b = 0; b < count; ++b) {
-      const int32_t rows = random() % 2 == 0 ? 1 : 1 + static_cast<int32_t>(random() % 60);
+      const int32_t rows = random() % 2 == 0 ? 1 + static_cast<int32_t>(random() % 8)
+                                             : 1 + static_cast<int32_t>(random() % 60);
       shapes.push_back({rows, rows + static_cast<int32_t>(random() % 3000)});
     }
     const int32_t threads = 1 + static_cast<int32_t>(random() % 16);
