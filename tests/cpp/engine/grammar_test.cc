@@ -166,6 +166,32 @@ TEST(AFailedGrammarEndsItsRequestOnly) {
   harness.ExpectIdle();
 }
 
+TEST(GuessingAheadChangesNoToken) {
+  Ascending rules;
+  rules.least = 60;
+  rules.length = 60;  // of 26 letters in order: most repeat the one before
+  std::vector<Outcome> outcomes;
+  for (const SpeculativeMode mode : {SpeculativeMode::kDisable, SpeculativeMode::kNgram}) {
+    EngineConfig config = SmallConfig();
+    config.speculative_mode = mode;
+    Harness harness(config);
+    for (RequestId id = 1; id <= 4; ++id) {
+      Request request = GrammarRequest(id, rules);
+      request.sampling.max_tokens = 60;
+      harness.Submit(request);
+    }
+    harness.RunToEnd();
+    for (RequestId id = 1; id <= 4; ++id) {
+      outcomes.push_back(harness.outcome(id));
+      ExpectMatch(outcomes.back(), 60);
+    }
+    EXPECT_EQ(mode == SpeculativeMode::kNgram, harness.engine().Stats().accepted_tokens > 0);
+  }
+  for (size_t index = 0; index < 4; ++index) {
+    EXPECT_EQ(outcomes[index], outcomes[index + 4]);
+  }
+}
+
 TEST(PreemptionKeepsTheMatchersPlace) {
   Ascending rules;
   rules.least = 30;
