@@ -62,6 +62,13 @@ CONTEXT_WINDOW_SIZE = Limit(
 MAX_QUEUE_SIZE = Limit(
     "max_queue_size", 512, "requests", "most waiting requests; one more is 503", "--max-queue-size"
 )
+DRAFT_TOKENS_MAX = Limit(
+    "draft_tokens_max",
+    3,
+    "tokens",
+    "most tokens that --speculative-mode ngram guesses ahead",
+    "--spec-draft-length",
+)
 THREADS = Limit("threads", 0, "threads", "compute threads; 0 is one per core", "--threads")
 
 # One request's counts.
@@ -79,10 +86,13 @@ MAX_LOGIT_BIAS = Limit("logit_bias", 1024, "entries", "most biased tokens")
 MAX_MESSAGES = Limit("messages", 4096, "messages", "most messages")
 MAX_CONTENT_PARTS = Limit("content", 1024, "parts", "most parts of one message")
 MAX_NAME_LENGTH = Limit("name", 256, "characters", "longest name or identifier")
+MAX_TEMPLATE_VARIABLES = Limit(
+    "chat_template_kwargs", 64, "variables", "most variables of a chat template"
+)
 MAX_METADATA = Limit("metadata", 64, "entries", "most metadata entries")
 MAX_TOOLS = Limit("tools", 128, "tools", "most tools of a request, and most calls of a message")
 MAX_TOOL_TEXT = Limit("description", 65536, "characters", "longest description of a tool")
-MAX_TOOL_CALLS = Limit("tool_calls", 32, "calls", "most calls of one answer that must call tools")
+MAX_TOOL_CALLS = Limit("tool_calls", 16, "calls", "most calls of one answer that must call tools")
 
 # Grammars. What they do not bound takes the compiler seconds, or its stack.
 MAX_GRAMMAR_BYTES = Limit("grammar", 64 * 1024, "bytes of UTF-8", "longest schema or grammar")
