@@ -19,6 +19,7 @@ from mlc_server.api.tools import template_messages, template_tools, tool_use
 from mlc_server.errors import RequestError
 from mlc_server.protocol.chat import ChatCompletionRequest
 from mlc_server.protocol.responses import ResponseHead
+from mlc_server.text.template_options import TemplateOptions
 
 router = APIRouter()
 
@@ -46,6 +47,7 @@ async def chat_completions(request: Request) -> Response:
         return EventStreamResponse(
             answer,
             include_usage=_includes_usage(body),
+            usage_always=_includes_usage(body, always=True),
             ping_interval_s=request.app.state.settings.stream_ping_interval_s,
         )
     return await collect(answer, request.receive)
@@ -68,7 +70,7 @@ async def _begin(
         body, model.prompts.tools.format, model.tool_call_style, constrained=constrained
     )
     prompt_ids = await model.prompts.build_async(
-        template_messages(body.messages), template_tools(body)
+        template_messages(body.messages), template_tools(body), _template_options(body)
     )
     request = generation_request(body, prompt_ids, model.prompts.stop, model.context_window_size)
     if tools is not None:
@@ -86,5 +88,18 @@ async def _begin(
     )
 
 
-def _includes_usage(body: ChatCompletionRequest) -> bool:
-    return body.stream_options is not None and bool(body.stream_options.include_usage)
+def _template_options(body: ChatCompletionRequest) -> TemplateOptions:
+    continues = bool(body.continue_final_message)
+    return TemplateOptions(
+        variables=body.chat_template_kwargs or {},
+        add_generation_prompt=not continues and body.add_generation_prompt is not False,
+        continue_final=continues,
+    )
+
+
+def _includes_usage(body: ChatCompletionRequest, *, always: bool = False) -> bool:
+    """In a chunk at the end, or `always`: in every chunk."""
+    options = body.stream_options
+    if options is None:
+        return False
+    return bool(options.continuous_usage_stats if always else options.include_usage)

@@ -25,6 +25,7 @@ from mlc_server.protocol.completion_responses import (
     choice_json,
     completion_head,
     completion_json,
+    with_token_ids,
 )
 from mlc_server.protocol.completions import CompletionRequest, Prompt
 from mlc_server.protocol.error_body import error_json
@@ -47,10 +48,13 @@ class _Choice:
 
     index: int
     echo: str
+    # The prompt's ids, if return_token_ids asks for ids.
+    prompt_ids: Sequence[int] | None = None
     logprobs: LogprobsWriter = field(init=False)
     text: str = ""
     entries: list[Logprob] | None = None
     last: Delta | None = None
+    token_ids: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.logprobs = LogprobsWriter(len(self.echo))
@@ -59,15 +63,31 @@ class _Choice:
         self.text += delta.text
         if entries is not None:
             self.entries = (self.entries or []) + entries
+        self.token_ids += delta.token_ids
         self.last = delta
 
     def to_json(self) -> dict[str, Any]:
         assert self.last is not None
         logprobs = None if self.entries is None else self.logprobs.to_json(self.entries)
         text = self.echo + self.text
-        return choice_json(
+        choice = choice_json(
             self.index, text, logprobs, self.last.finish_reason, self.last.stop_reason
         )
+        if self.prompt_ids is None:
+            return choice
+        return with_token_ids(choice, self.token_ids, self.prompt_ids)
+
+    def news_json(self, delta: Delta, entries: list[Logprob] | None) -> dict[str, Any]:
+        """What a stream says of a delta."""
+        logprobs = self.logprobs.to_json(entries) if entries else None
+        choice = choice_json(
+            self.index, delta.text, logprobs, delta.finish_reason, delta.stop_reason
+        )
+        if self.prompt_ids is None:
+            return choice
+        first = self.last is None
+        self.last = delta
+        return with_token_ids(choice, delta.token_ids, self.prompt_ids if first else None)
 
 
 @router.post(
@@ -97,7 +117,11 @@ async def completions(request: Request) -> Response:
         texts = zip(body.prompt, prompt_ids, strict=True)
         echoes = [p if isinstance(p, str) else model.prompts.tokenizer.decode(i) for p, i in texts]
     n = body.n or 1
-    choices = [_Choice(index, echoes[index // n]) for index in range(answer.num_choices)]
+    shown_ids = prompt_ids if body.return_token_ids else [None] * len(prompt_ids)
+    choices = [
+        _Choice(index, echoes[index // n], shown_ids[index // n])
+        for index in range(answer.num_choices)
+    ]
     if body.stream:
         ping_s = request.app.state.settings.stream_ping_interval_s
         return _CompletionStream(answer, body, choices, ping_s)
@@ -233,14 +257,10 @@ class _CompletionStream(Response):
                 check_delta(delta)
                 self._answer.log.progressed(delta)
                 entries = self._answer.logprobs(delta)
-                if delta.text or entries or delta.finish_reason is not None:
-                    await self._send_choice(send, self._news(delta, entries))
-
-    def _news(self, delta: Delta, entries: list[Logprob] | None) -> dict[str, Any]:
-        logprobs = self._choices[delta.choice].logprobs.to_json(entries) if entries else None
-        return choice_json(
-            delta.choice, delta.text, logprobs, delta.finish_reason, delta.stop_reason
-        )
+                choice = self._choices[delta.choice]
+                shows = delta.text or entries or choice.prompt_ids is not None
+                if shows or delta.finish_reason is not None:
+                    await self._send_choice(send, choice.news_json(delta, entries))
 
     async def _send_choice(self, send: Send, choice: dict[str, Any]) -> None:
         usage = _usage(self._answer) if self._usage_always else None

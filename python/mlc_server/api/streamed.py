@@ -32,13 +32,22 @@ _HEADERS = [
 class EventStreamResponse(Response):
     """Streams an answer. A failure after the first byte is an error event, then [DONE]."""
 
-    def __init__(self, answer: Answer, *, include_usage: bool, ping_interval_s: int = 0) -> None:
-        """`ping_interval_s`: seconds of silence before a comment is sent; 0 is never."""
+    def __init__(
+        self,
+        answer: Answer,
+        *,
+        include_usage: bool,
+        usage_always: bool = False,
+        ping_interval_s: int = 0,
+    ) -> None:
+        """`usage_always` puts usage into every chunk. `ping_interval_s`: seconds of silence before
+        a comment is sent; 0 is never."""
         # Not super().__init__(): there is no body to render. FastAPI reads these two.
         self.background = None
         self.status_code = 200
         self._answer = answer
         self._include_usage = include_usage
+        self._usage_always = usage_always
         self._ping_interval_s = ping_interval_s
         self._writer = ChunkWriter(answer.head, include_usage=include_usage)
         self._readers = [StreamReader(answer.tools) for _ in range(answer.num_choices)]
@@ -61,9 +70,11 @@ class EventStreamResponse(Response):
                 return
             answer.log.finished()
             if self._include_usage:
-                usage = Usage(answer.prompt_tokens, answer.log.completion_tokens)
-                await _send_event(send, self._writer.usage(usage))
+                await _send_event(send, self._writer.usage(self._usage()))
             await _send_event(send, DONE_EVENT, last=True)
+
+    def _usage(self) -> Usage:
+        return Usage(self._answer.prompt_tokens, self._answer.log.completion_tokens)
 
     async def _send_deltas(self, send: Send) -> None:
         generation = self._answer.generation
@@ -74,6 +85,8 @@ class EventStreamResponse(Response):
             for delta in deltas:
                 check_delta(delta)
                 self._answer.log.progressed(delta)
+                if self._usage_always:
+                    self._writer.set_usage(self._usage())
                 for event in self._events(delta):
                     await _send_event(send, event)
 

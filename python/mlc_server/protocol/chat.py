@@ -13,6 +13,8 @@ from mlc_server.protocol.messages import ChatMessage, check_call_ids
 from mlc_server.protocol.strict import fault
 from mlc_server.protocol.tools import CHOICE_SCHEMA, Tool, ToolChoice, check_tools, parse_choice
 
+VariableName = Annotated[str, Field(pattern="^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+
 
 class ChatCompletionRequest(GenerationFields):
     """Body of POST /v1/chat/completions. null means the default, as if the key were absent."""
@@ -31,6 +33,14 @@ class ChatCompletionRequest(GenerationFields):
     tool_choice: Annotated[Any, WithJsonSchema(CHOICE_SCHEMA), VALIDATED_DEFAULT] = None
     parallel_tool_calls: bool | None = None
 
+    # Variables for the chat template to read.
+    chat_template_kwargs: (
+        Annotated[dict[VariableName, Any], Field(max_length=limits.MAX_TEMPLATE_VARIABLES.default)]
+        | None
+    ) = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+
     @field_validator("tool_choice")
     @classmethod
     def _check_tool_choice(cls, choice: Any) -> ToolChoice | None:
@@ -40,9 +50,18 @@ class ChatCompletionRequest(GenerationFields):
     def _check_together(self) -> ChatCompletionRequest:
         if self.top_logprobs and not self.logprobs:
             raise fault("top_logprobs", "only allowed together with logprobs: true")
+        if self.continue_final_message:
+            self._check_final_message()
         check_call_ids(self.messages)
         check_tools(self.tools or (), self.tool_choice)
         return self
+
+    def _check_final_message(self) -> None:
+        last = self.messages[-1]
+        if last.role != "assistant" or not last.content or last.tool_calls:
+            raise fault("continue_final_message", "needs a final assistant message with text")
+        if self.add_generation_prompt:
+            raise fault("continue_final_message", "not allowed with add_generation_prompt")
 
     @property
     def token_budget(self) -> int | None:

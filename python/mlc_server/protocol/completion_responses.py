@@ -66,6 +66,13 @@ def choice_json(
     }
 
 
+def with_token_ids(
+    choice: dict[str, Any], token_ids: Sequence[int], prompt_ids: Sequence[int] | None
+) -> dict[str, Any]:
+    """A choice with what return_token_ids asks for; `prompt_ids` is None after a first chunk."""
+    return choice | {"token_ids": list(token_ids), "prompt_token_ids": prompt_ids}
+
+
 def completion_json(
     head: ResponseHead, choices: Sequence[dict[str, Any]], usage: Usage | None
 ) -> bytes:

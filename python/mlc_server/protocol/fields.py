@@ -34,11 +34,9 @@ NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "web_search_options": (),
     # What the prompt is made of.
     "echo": (False,),
-    "add_generation_prompt": (True,),
-    "continue_final_message": (False,),
     "add_special_tokens": (False,),
     "chat_template": (),
-    "chat_template_kwargs": ({},),
+    "return_token_ids": (False,),
     "documents": ([],),
     # Other ways to decode.
     "best_of": (1,),

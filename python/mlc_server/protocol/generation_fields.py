@@ -114,7 +114,6 @@ class GenerationFields(StrictModel):
     priority: Annotated[int, Field(ge=limits.INT32_MIN, le=limits.INT32_MAX)] | None = None
     # Caches shared between requests are split by it.
     cache_salt: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
-    return_token_ids: bool | None = None
 
     @field_validator("stop")
     @classmethod

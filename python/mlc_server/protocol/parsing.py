@@ -73,6 +73,8 @@ def explain(error: ValidationError) -> InvalidRequest:
     location = first["loc"]
     if fault == "together":
         location = (*location, *filter(None, [context["field"]]))
+    if location and location[-1] == "[key]":  # a key that does not fit: name its object
+        location = location[:-2]
     path = _path_name(location)
     if fault == "finite_number" and path in limits.RANGES:
         message = f"must be a number {limits.RANGES[path].describe()}"

@@ -181,6 +181,10 @@ class ChunkWriter:
             )
         )
 
+    def set_usage(self, usage: Usage) -> None:
+        """From now on every chunk says what has been used so far."""
+        self._end = b'],"usage":%b}\n\n' % orjson.dumps(usage.to_json())
+
     def usage(self, usage: Usage) -> bytes:
         """The extra chunk before [DONE] that stream_options.include_usage asks for."""
         return b'%b],"usage":%b}\n\n' % (self._start, orjson.dumps(usage.to_json()))

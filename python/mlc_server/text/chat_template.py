@@ -20,6 +20,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mlc_server.errors import InvalidRequest, UserError
 from mlc_server.limits import MAX_RENDERED_CHARACTERS
+from mlc_server.text.template_options import DEFAULT_OPTIONS, TemplateOptions, cut_after
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,12 @@ class ChatTemplate(Protocol):
     @property
     def source(self) -> str: ...
 
-    def render(self, messages: Sequence[Message], tools: Sequence[Message] = ()) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Message] = (),
+        options: TemplateOptions = DEFAULT_OPTIONS,
+    ) -> str:
         """The prompt, ending where the assistant's answer begins. Raises InvalidRequest."""
 
 
@@ -98,16 +104,25 @@ class JinjaTemplate:
     def source(self) -> str:
         return self._source
 
-    def render(self, messages: Sequence[Message], tools: Sequence[Message] = ()) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Message] = (),
+        options: TemplateOptions = DEFAULT_OPTIONS,
+    ) -> str:
         about_tools = tools or any("tool_calls" in message for message in messages)
         template = self._tool_template if about_tools else self._template
         try:
             text = template.render(
-                messages=[self._prepare(message) for message in messages],
-                add_generation_prompt=True,
-                tools=list(tools) or None,
-                documents=None,
-                **self._special_tokens,
+                {
+                    "documents": None,
+                    **options.variables,
+                    "messages": [self._prepare(message) for message in messages],
+                    "tools": list(tools) or None,
+                    "add_generation_prompt": options.add_generation_prompt,
+                    "continue_final_message": options.continue_final,
+                    **self._special_tokens,
+                }
             )
         except jinja2.TemplateError as error:
             raise InvalidRequest(
@@ -125,7 +140,7 @@ class JinjaTemplate:
                 f"at most {MAX_RENDERED_CHARACTERS.default} are allowed",
                 param="messages",
             )
-        return text
+        return cut_after(text, messages[-1]["content"]) if options.continue_final else text
 
     def _prepare(self, message: Message) -> dict[str, Any]:
         """Templates that do not know `developer` see `system`."""

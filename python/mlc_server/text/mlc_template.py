@@ -7,6 +7,7 @@ from typing import Any
 
 from mlc_server.errors import FormatError, InvalidRequest
 from mlc_server.text.chat_template import Message
+from mlc_server.text.template_options import DEFAULT_OPTIONS, TemplateOptions
 
 _THINK_END = "</think>"
 
@@ -47,8 +48,18 @@ class MlcTemplate:
     def source(self) -> str:
         return ""
 
-    def render(self, messages: Sequence[Message], tools: Sequence[Message] = ()) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Message] = (),
+        options: TemplateOptions = DEFAULT_OPTIONS,
+    ) -> str:
         assert not tools
+        if options != DEFAULT_OPTIONS:
+            raise InvalidRequest(
+                "chat_template_kwargs: the model's conv_template takes no options",
+                param="chat_template_kwargs",
+            )
         system = self._system_message
         turns = list(self._opening)
         for index, message in enumerate(messages):

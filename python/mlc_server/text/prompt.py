@@ -13,6 +13,7 @@ from mlc_server.errors import FormatError, UserError
 from mlc_server.limits import ENCODE_INLINE_CHARACTERS
 from mlc_server.text.chat_template import ChatTemplate, JinjaTemplate, Message, has_system
 from mlc_server.text.mlc_template import MlcTemplate
+from mlc_server.text.template_options import DEFAULT_OPTIONS, TemplateOptions
 from mlc_server.text.tokenizer import Tokenizer
 from mlc_server.text.tools.conversation import in_text
 from mlc_server.text.tools.support import AUTO, ToolSupport, choose_format
@@ -91,7 +92,12 @@ class PromptBuilder:
             template=template, tokenizer=tokenizer, prefix_ids=prefix_ids, stop=stop, tools=tools
         )
 
-    def build(self, messages: Sequence[Message], tools: Sequence[Message] = ()) -> list[int]:
+    def build(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Message] = (),
+        options: TemplateOptions = DEFAULT_OPTIONS,
+    ) -> list[int]:
         """Token ids of the prompt; raises InvalidRequest for messages the template refuses.
 
         `tools` and the calls in `messages` are OpenAI's objects, arguments as objects too.
@@ -99,17 +105,21 @@ class PromptBuilder:
         if not self.tools.native:
             messages = in_text(messages, tools, has_system=self.tools.has_system)
             tools = ()
-        return [*self.prefix_ids, *self.tokenizer.encode(self.template.render(messages, tools))]
+        text = self.template.render(messages, tools, options)
+        return [*self.prefix_ids, *self.tokenizer.encode(text)]
 
     async def build_async(
-        self, messages: Sequence[Message], tools: Sequence[Message] = ()
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Message] = (),
+        options: TemplateOptions = DEFAULT_OPTIONS,
     ) -> list[int]:
         """`build`, with a long text in a worker thread so that other streams keep flowing."""
         characters = sum(len(message["content"] or "") for message in messages)
         if characters <= ENCODE_INLINE_CHARACTERS.default and not tools:
-            return self.build(messages)
+            return self.build(messages, (), options)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(None, self.build, messages, tools)
+        return await loop.run_in_executor(None, self.build, messages, tools, options)
 
 
 def _template_sources(

@@ -87,6 +87,26 @@ def test_continuous_usage_counts_up(client: openai.OpenAI) -> None:
     assert counts == [1, 2, 3, 4, 5, 5]
 
 
+def test_token_ids_are_returned_when_asked(client: openai.OpenAI) -> None:
+    request: Any = {"model": MODEL_ID, "prompt": ["a", "bc"]}
+    asked: Any = {"return_token_ids": True}
+    whole = client.completions.create(**request, extra_body=asked)
+    found = [choice.model_extra for choice in whole.choices]
+    assert [extra["prompt_token_ids"] for extra in found if extra] == [[97], [98, 99]]
+    assert [extra["token_ids"] for extra in found if extra] == [[65, 66, 67, 68, 256]] * 2
+    ids: dict[int, list[int]] = {0: [], 1: []}
+    prompts = []
+    for chunk in client.completions.create(**request, extra_body=asked, stream=True):
+        for choice in chunk.choices:
+            extra = choice.model_extra or {}
+            ids[choice.index] += extra["token_ids"]
+            prompts += [extra["prompt_token_ids"]] if extra["prompt_token_ids"] else []
+    assert list(ids.values()) == [[65, 66, 67, 68, 256]] * 2
+    assert prompts == [[97], [98, 99]]
+    plain = client.completions.create(**request)
+    assert "token_ids" not in (plain.choices[0].model_extra or {})
+
+
 def test_logprobs_are_parallel_lists_with_offsets(client: openai.OpenAI) -> None:
     request: Any = {"model": MODEL_ID, "prompt": "a", "logprobs": 2}
     whole = client.completions.create(**request).choices[0].logprobs

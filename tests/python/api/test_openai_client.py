@@ -65,6 +65,33 @@ def test_streamed_answer_with_usage(client: openai.OpenAI) -> None:
     assert len({chunk.id for chunk in chunks}) == 1
 
 
+def test_continuous_usage_counts_up(client: openai.OpenAI) -> None:
+    options: Any = {"include_usage": True, "continuous_usage_stats": True}
+    stream = client.chat.completions.create(
+        model=MODEL_ID, messages=MESSAGES, stream=True, stream_options=options
+    )
+    counts = [chunk.usage.completion_tokens for chunk in stream if chunk.usage is not None]
+    assert counts == [1, 2, 3, 4, 5, 5]
+
+
+def test_a_started_answer_is_continued(client: openai.OpenAI, server: Server) -> None:
+    messages: Any = [*MESSAGES, {"role": "assistant", "content": "An"}]
+    client.chat.completions.create(
+        model=MODEL_ID,
+        messages=messages,
+        extra_body={
+            "continue_final_message": True,
+            "add_generation_prompt": False,
+            "chat_template_kwargs": {"enable_thinking": False},
+            "priority": -5,
+            "cache_salt": "me",
+        },
+    )
+    request = server[1].requests[-1]
+    assert bytes(request.prompt_ids).decode() == "user: hi\nassistant: An"
+    assert request.priority == -5
+
+
 def test_streamed_and_whole_answers_agree(client: openai.OpenAI) -> None:
     whole = client.chat.completions.create(
         model=MODEL_ID, messages=MESSAGES, logprobs=True, top_logprobs=2

@@ -11,6 +11,7 @@ from mlc_server import limits
 from mlc_server.errors import InvalidRequest, UserError
 from mlc_server.text import chat_template
 from mlc_server.text.chat_template import JinjaTemplate
+from mlc_server.text.template_options import TemplateOptions
 
 HI = [{"role": "user", "content": "hi"}]
 
@@ -129,3 +130,28 @@ def test_output_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_template_that_does_not_parse_is_the_users_fault() -> None:
     with pytest.raises(UserError, match="not valid Jinja"):
         JinjaTemplate("{% for %}", {})
+
+
+def test_options_reach_the_template() -> None:
+    source = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}</>{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}{{ mode }}{{ bos_token }}"
+    )
+    template = JinjaTemplate(source, {"bos_token": "B"})
+    chat = [{"role": "user", "content": "q"}, {"role": "assistant", "content": " An apple"}]
+    plain = "<user>q</><assistant>An apple</>"
+    assert template.render(chat) == plain + "<assistant>B"
+    closed = TemplateOptions(add_generation_prompt=False)
+    assert template.render(chat, (), closed) == plain + "B"
+    begun = TemplateOptions(add_generation_prompt=False, continue_final=True)
+    assert template.render(chat, (), begun) == "<user>q</><assistant>An apple"
+    # Variables never take the place of what the server itself says.
+    variables = {"mode": "!", "messages": [], "bos_token": "X", "add_generation_prompt": False}
+    assert template.render(chat, (), TemplateOptions(variables)) == plain + "<assistant>!B"
+
+
+def test_a_final_message_that_is_not_shown_cannot_be_continued() -> None:
+    template = JinjaTemplate("{{ messages | length }}", {})
+    options = TemplateOptions(add_generation_prompt=False, continue_final=True)
+    with pytest.raises(InvalidRequest, match="continue_final_message"):
+        template.render([{"role": "assistant", "content": "An apple"}], (), options)

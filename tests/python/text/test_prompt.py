@@ -111,9 +111,9 @@ def test_long_texts_are_encoded_off_the_event_loop(monkeypatch: pytest.MonkeyPat
     threads: list[int] = []
     original = PromptBuilder.build
 
-    def build(self: PromptBuilder, messages: Any, tools: Any = ()) -> list[int]:
+    def build(self: PromptBuilder, messages: Any, *more: Any) -> list[int]:
         threads.append(threading.get_ident())
-        return original(self, messages, tools)
+        return original(self, messages, *more)
 
     monkeypatch.setattr(PromptBuilder, "build", build)
     for length in (10, 100_000):
