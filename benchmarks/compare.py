@@ -27,6 +27,8 @@ from peers.contestants import LlamaCpp, Ours
 from peers.processes import ProcessError, Worker, running
 from peers.session import LONG_CONTEXT, OTHER_CONTEXTS, OTHER_STREAMS, TIMED_STREAMS, Session
 
+CONTEXT_ROUNDS = 3  # at most: a peer may take a quarter of a minute to get there
+
 # Rows by the part of the session that measures them.
 CORE_ROWS = {"decode", "prefill"}
 STREAM_ROWS = {
@@ -73,7 +75,7 @@ def run_session(session: Session, worker: Worker, args: argparse.Namespace) -> N
         if wanted & STREAM_ROWS[count]:
             session.streams([count], count, repeats, worker)
     if "context" in wanted:
-        session.contexts(worker, LONG_CONTEXT, repeats)
+        session.contexts(worker, LONG_CONTEXT, min(repeats, CONTEXT_ROUNDS))
     if args.curves:
         session.streams(OTHER_STREAMS, max(OTHER_STREAMS), 1, worker)
         for context in OTHER_CONTEXTS:

@@ -19,6 +19,7 @@ from loadgen.response import ResponseError
 from loadgen.results import error_message, result_of
 from loadgen.schedule import arrival_times
 
+WARMUP_OUTPUT_LEN = 16
 PATHS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 
 
@@ -108,8 +109,9 @@ class LoadGenerator:
 
     async def run(self, load: Load) -> Summary:
         """Warms up, runs, sums up. Raises ValueError when prompts cannot be so short."""
-        requests = [self._request(load) for _ in range(load.requests)]
-        warmups = [self._request(load) for _ in range(load.warmup)]
+        requests = [self._request(load, load.output_len) for _ in range(load.requests)]
+        short = min(load.output_len, WARMUP_OUTPUT_LEN)
+        warmups = [self._request(load, short) for _ in range(load.warmup)]
         limit = load.concurrency if load.request_rate is None else load.warmup
         await self._closed_loop(warmups, max(1, limit), load.timeout_s)
         with _no_garbage_collection():
@@ -134,9 +136,9 @@ class LoadGenerator:
             client=client,
         )
 
-    def _request(self, load: Load) -> bytes:
+    def _request(self, load: Load, output_len: int) -> bytes:
         text = self.prompts.text(load.prompts)
-        payload = _payload(self.kind, self.model, text, load.output_len)
+        payload = _payload(self.kind, self.model, text, output_len)
         payload |= {
             "stream": True,
             "stream_options": {"include_usage": True},
