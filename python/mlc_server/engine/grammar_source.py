@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from mlc_server import limits
+from mlc_server.engine.regex_dialect import ascii_classes, with_ascii_patterns
 from mlc_server.engine.types import GrammarSpec
 from mlc_server.errors import InvalidRequest
 
@@ -59,7 +60,7 @@ def _source(spec: GrammarSpec) -> tuple[CoreKind, str]:
         return "regex", "|".join(_escape(text) for text in json.loads(spec.source))
     if spec.kind == "regex":
         _check_pattern_size(len(spec.source))
-        return "regex", spec.source
+        return "regex", ascii_classes(spec.source)
     _check_lark(spec.source)
     return "lark", spec.source
 
@@ -78,7 +79,7 @@ def _json_schema(text: str) -> str:
     if _OPTIONS_KEY in schema:
         raise _Fault(f'keyword "{_OPTIONS_KEY}" is not supported')
     _check_schema(schema)
-    return json.dumps({**schema, _OPTIONS_KEY: JSON_STYLE})
+    return json.dumps({**with_ascii_patterns(schema), _OPTIONS_KEY: JSON_STYLE})
 
 
 def _check_schema(schema: Any) -> None:

@@ -41,7 +41,8 @@ class GrammarSpec:
     """What the whole output must match; the same spec is compiled once.
 
     `source`, by kind: "json_object": empty; "json_schema": the schema as JSON text; "regex": a
-    regular expression without look-around, anchored at both ends; "choice": a JSON list of strings;
+    regular expression without look-around, anchored at both ends, whose \\d and \\w mean ASCII;
+    "choice": a JSON list of strings;
     "lark": a grammar in llguidance's dialect of Lark, rule `start` first.
     `param` is the request field that errors name.
     """
