@@ -48,6 +48,8 @@ class ServerSettings:
     prefill_chunk_size: int = limits.PREFILL_CHUNK_SIZE.default
     context_window_size: int = limits.CONTEXT_WINDOW_SIZE.default
     max_queue_size: int = limits.MAX_QUEUE_SIZE.default
+    speculative_mode: str = "disable"
+    draft_tokens_max: int = limits.DRAFT_TOKENS_MAX.default
 
     # HTTP.
     host: str = "127.0.0.1"

@@ -82,6 +82,8 @@ class FakeEngine:
             num_steps=5,
             preemptions=2,
             generated_tokens=self.generated,
+            drafted_tokens=4,
+            accepted_tokens=1,
         )
 
     async def _play(

@@ -113,6 +113,8 @@ class _EngineCollector(Collector):
             yield GaugeMetricFamily(PREFIX + name, meaning, value=value)
         counters = {
             "generation_tokens": ("tokens generated", stats.generated_tokens),
+            "draft_tokens": ("guesses of next tokens checked", stats.drafted_tokens),
+            "accepted_draft_tokens": ("guesses that were right", stats.accepted_tokens),
             "preemptions": ("choices that gave up their pages for others", stats.preemptions),
             "steps": ("steps of the engine", stats.num_steps),
         }

@@ -237,6 +237,8 @@ def _make_engine(
         vocab_size=info.vocab_size,
         eos_token_ids=_eos_token_ids(prompts, info.vocab_size),
         strip_leading_space=prompts.tokenizer.strips_leading_space,
+        speculative_mode=settings.speculative_mode,
+        draft_tokens_max=settings.draft_tokens_max,
     )
     return _explained(
         lambda: _core.Engine(runner, vocabulary, config),

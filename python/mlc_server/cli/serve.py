@@ -111,6 +111,14 @@ def _add_engine_flags(group: Any) -> None:
     count(limits.PREFILL_CHUNK_SIZE, 1 << 16, "--max-num-batched-tokens")
     count(limits.CONTEXT_WINDOW_SIZE, _MAX_TOKENS, "--max-model-len")
     count(limits.MAX_QUEUE_SIZE, 1 << 20)
+    group.add_argument(
+        "--speculative-mode",
+        choices=("disable", "ngram"),
+        default="disable",
+        help="ngram: guess the next tokens from what followed the same words before and check "
+        "several in one step; the same tokens, sooner where text repeats; default: disable",
+    )
+    count(limits.DRAFT_TOKENS_MAX, 16)
 
 
 def _add_http_flags(group: Any) -> None:
@@ -237,6 +245,8 @@ def settings_from(args: argparse.Namespace) -> ServerSettings:
         prefill_chunk_size=args.prefill_chunk_size,
         context_window_size=args.context_window_size,
         max_queue_size=args.max_queue_size,
+        speculative_mode=args.speculative_mode,
+        draft_tokens_max=args.spec_draft_length,
         host=args.host,
         port=args.port,
         cors=CorsSettings(

@@ -44,6 +44,7 @@ def test_defaults_are_those_of_limits_and_of_the_description() -> None:
         limits.PREFILL_CHUNK_SIZE,
         limits.CONTEXT_WINDOW_SIZE,
         limits.MAX_QUEUE_SIZE,
+        limits.DRAFT_TOKENS_MAX,
     ):
         assert getattr(defaults, limit.name) == limit.default
     assert defaults.max_body_size == limits.MAX_BODY_BYTES.default
@@ -80,6 +81,8 @@ def test_every_documented_flag_is_accepted(tmp_path: Path) -> None:
         (["--max-model-len", "512"], "context_window_size", 512),
         (["--max-total-seq-length", "4096"], "max_total_seq_length", 4096),
         (["--threads", "2"], "threads", 2),
+        (["--speculative-mode", "ngram"], "speculative_mode", "ngram"),
+        (["--spec-draft-length", "2"], "draft_tokens_max", 2),
         (["--threads", "auto"], "threads", 0),
         (["--served-model-name", "x"], "served_model_names", ("x",)),
         (["--served-model-name=x", "--served-model-name=y"], "served_model_names", ("x", "y")),
