@@ -17,6 +17,7 @@ from mlc_server.errors import UserError
 from mlc_server.settings import CorsSettings, ServerSettings
 from mlc_server.text.tools.formats import PARSERS
 
+_MAX_DRAFT_TOKENS = 7  # one less than EngineConfig::speculative_rows_max: more never run
 _MAX_TOKENS = 1 << 24  # of a context window or a KV cache; larger numbers are typing errors
 
 
@@ -118,7 +119,7 @@ def _add_engine_flags(group: Any) -> None:
         help="ngram: guess the next tokens from what followed the same words before and check "
         "several in one step; the same tokens, sooner where text repeats; default: disable",
     )
-    count(limits.DRAFT_TOKENS_MAX, 16)
+    count(limits.DRAFT_TOKENS_MAX, _MAX_DRAFT_TOKENS)
 
 
 def _add_http_flags(group: Any) -> None:
