@@ -92,6 +92,7 @@ MAX_TEMPLATE_VARIABLES = Limit(
 MAX_METADATA = Limit("metadata", 64, "entries", "most metadata entries")
 MAX_TOOLS = Limit("tools", 128, "tools", "most tools of a request, and most calls of a message")
 MAX_TOOL_TEXT = Limit("description", 65536, "characters", "longest description of a tool")
+MAX_TOOL_DEPTH = Limit("parameters", 100, "levels", "deepest nesting of a tool's parameters")
 MAX_TOOL_CALLS = Limit("tool_calls", 16, "calls", "most calls of one answer that must call tools")
 
 # Grammars. What they do not bound takes the compiler seconds, or its stack.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -15,7 +13,7 @@ from mlc_server.api.request_log import RequestLog
 from mlc_server.api.sampling import generation_request
 from mlc_server.api.service import ServedModel, Service
 from mlc_server.api.streamed import EventStreamResponse
-from mlc_server.api.tools import template_messages, template_tools, tool_use
+from mlc_server.api.tools import prepare, template_messages, template_tools, tool_use
 from mlc_server.errors import RequestError
 from mlc_server.protocol.chat import ChatCompletionRequest
 from mlc_server.protocol.responses import ResponseHead
@@ -73,9 +71,8 @@ async def _begin(
         template_messages(body.messages), template_tools(body), _template_options(body)
     )
     request = generation_request(body, prompt_ids, model.prompts.stop, model.context_window_size)
-    if tools is not None:
-        request = replace(request, grammar=tools.grammar)
-    generation = service.open(await service.prepare(request))
+    request, tools = await prepare(service, request, tools)
+    generation = service.open(request)
     log.submitted(len(prompt_ids), request.num_choices)
     return Answer(
         head=ResponseHead.new(model.id, model.system_fingerprint),

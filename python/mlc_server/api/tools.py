@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from mlc_server.engine import Delta, GrammarSpec
+from mlc_server.api.service import Service
+from mlc_server.engine import Delta, GenerationRequest, GrammarSpec
 from mlc_server.errors import InvalidRequest
 from mlc_server.protocol.chat import ChatCompletionRequest
 from mlc_server.protocol.messages import ChatMessage
@@ -25,21 +27,29 @@ from mlc_server.text.tools.grammar import (
 from mlc_server.text.tools.parser import CallParser
 from mlc_server.text.tools.python_text import PythonTextWriter
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class ToolUse:
     """Tools of a request that may call them. `format` is how its calls are written.
 
-    With `grammar`, every call is enforced. `single`: at most one call. `named`: the client named
-    the function to call.
+    With `grammar`, every call is enforced. `required`: there has to be a call. `single`: at most
+    one. `named`: the client named the function to call.
     """
 
     format: str
     style: ToolCallStyle
     functions: Sequence[Function]
     grammar: GrammarSpec | None
+    required: bool
     single: bool
     named: bool
+
+    @property
+    def enforced(self) -> bool:
+        """Whether a call that does not fit must be impossible, and not only unlikely."""
+        return self.required or any(function.strict for function in self.functions)
 
     def parser(self) -> CallParser:
         """A new one for each choice."""
@@ -96,6 +106,7 @@ def tool_use(
         style=style,
         functions=functions,
         grammar=None if source is None else GrammarSpec("lark", source, param="tools"),
+        required=mode == "required",
         single=not parallel or named is not None,
         named=named is not None,
     )
@@ -112,6 +123,34 @@ def _auto_source(format_: str, functions: Sequence[Function], *, parallel: bool)
                     param=f"tools[{index}].function.strict",
                 )
     return source
+
+
+async def prepare(
+    service: Service, request: GenerationRequest, tools: ToolUse | None
+) -> tuple[GenerationRequest, ToolUse | None]:
+    """`request` with its grammar compiled, that of its tools if it may call some.
+
+    Where calls need not be enforced and cannot, they are left to the model. Raises InvalidRequest
+    that names the function otherwise.
+    """
+    if tools is None or tools.grammar is None:
+        return await service.prepare(request), tools
+    try:
+        return await service.prepare(replace(request, grammar=tools.grammar)), tools
+    except InvalidRequest as error:
+        if not tools.enforced:
+            logger.info("calls are not enforced: %s", error.message)
+            return await service.prepare(request), replace(tools, grammar=None)
+        await _blame(service, request, tools)
+        raise
+
+
+async def _blame(service: Service, request: GenerationRequest, tools: ToolUse) -> None:
+    """Raises InvalidRequest for the first function that cannot be enforced by itself."""
+    for index, function in enumerate(tools.functions):
+        source = required_grammar(enforced_format(tools.format), [function], parallel=False)
+        grammar = GrammarSpec("lark", source, param=f"tools[{index}].function.parameters")
+        await service.prepare(replace(request, grammar=grammar))
 
 
 class ChoiceReader:

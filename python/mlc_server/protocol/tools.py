@@ -53,7 +53,22 @@ class FunctionDefinition(StrictModel):
             raise fault("", f"must be a JSON schema object; got {show(parameters)}")
         if parameters.get("type", "object") != "object":
             raise fault("type", f'must be "object"; got {show(parameters["type"])}')
+        if _is_deeper(parameters, limits.MAX_TOOL_DEPTH.default):
+            raise fault("", f"must be nested at most {limits.MAX_TOOL_DEPTH.default} levels deep")
         return parameters
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether objects and lists are nested in `value` more than `levels` deep."""
+    layer = [value]
+    for _ in range(levels + 1):
+        inner = [item for item in layer if isinstance(item, (dict, list))]
+        if not inner:
+            return False
+        layer = [
+            child for item in inner for child in (item.values() if isinstance(item, dict) else item)
+        ]
+    return True
 
 
 class Tool(StrictModel):

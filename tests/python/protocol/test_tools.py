@@ -33,7 +33,16 @@ def function(**fields: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": "f", **fields}}
 
 
+def nested(levels: int) -> dict[str, Any]:
+    """A schema of objects in objects."""
+    schema: dict[str, Any] = {}
+    for _ in range(levels - 1):
+        schema = {"items": schema}
+    return schema
+
+
 def test_definitions_are_kept() -> None:
+    parse(tools=[function(parameters=nested(100))])
     tools = [TOOL, function(description="does f", strict=True), function(name="g-2")]
     parsed = parse(tools=tools).tools
     assert parsed is not None
@@ -111,6 +120,7 @@ def test_a_choice_without_tools_that_asks_for_nothing_is_accepted(choice: Any, t
             {"tools": [function(parameters={"type": "string"})]},
             "tools[0].function.parameters.type",
         ),
+        ({"tools": [function(parameters=nested(101))]}, "tools[0].function.parameters"),
         ({"tools": [function(strict="yes")]}, "tools[0].function.strict"),
         ({"tools": [function(name=f"f{i}") for i in range(129)]}, "tools"),
         ({"tool_choice": "required"}, "tool_choice"),

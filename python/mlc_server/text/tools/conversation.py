@@ -10,6 +10,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mlc_server.errors import InvalidRequest
+
 Message = Mapping[str, Any]
 
 INSTRUCTIONS = """# Tools
@@ -83,4 +85,9 @@ def _with_instructions(
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        raise InvalidRequest(
+            "messages: a call's arguments are nested too deeply", param="messages"
+        ) from None

@@ -37,6 +37,26 @@ _OPEN_KEYWORDS = frozenset(
 )
 
 
+# Keywords that say nothing of what is valid; descriptions alone can outgrow a grammar's limit.
+_ANNOTATIONS = frozenset(
+    {
+        "$comment",
+        "$schema",
+        "default",
+        "deprecated",
+        "description",
+        "examples",
+        "readOnly",
+        "title",
+        "writeOnly",
+    }
+)
+_SCHEMAS_BY_NAME = frozenset(
+    {"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"}
+)
+_LITERALS = frozenset({"const", "enum"})
+
+
 @dataclass(frozen=True)
 class Function:
     """A function that may be called. `strict`: a schema that cannot be enforced is refused, where
@@ -118,7 +138,7 @@ def argument_schema(function: Function) -> dict[str, Any]:
 
     As in other servers, properties a schema does not list are left out unless it speaks of them.
     """
-    schema: dict[str, Any] = dict(function.parameters or {})
+    schema = _validation_only(function.parameters or {})
     schema["type"] = "object"
     properties = schema.setdefault("properties", {})
     required = schema.get("required", [])
@@ -127,6 +147,25 @@ def argument_schema(function: Function) -> dict[str, Any]:
         schema["additionalProperties"] = False
     schema["x-guidance"] = {**_JSON_STYLE, "lenient": not function.strict}
     return schema
+
+
+def _validation_only(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema without its annotations, properties of the same names kept."""
+    kept: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in _ANNOTATIONS:
+            continue
+        if key in _SCHEMAS_BY_NAME and isinstance(value, dict):
+            kept[key] = {name: _plain(inner) for name, inner in value.items()}
+        elif key not in _LITERALS and isinstance(value, list):
+            kept[key] = [_plain(inner) for inner in value]
+        else:
+            kept[key] = value if key in _LITERALS else _plain(value)
+    return kept
+
+
+def _plain(value: Any) -> Any:
+    return _validation_only(value) if isinstance(value, dict) else value
 
 
 def _calls(layout: _Layout, *, parallel: bool) -> list[str]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
+from mlc_server.errors import InvalidRequest
 from mlc_server.text.tools.conversation import in_text
 from mlc_server.text.tools.events import CallArguments, CallStarted
 from mlc_server.text.tools.formats import HermesParser
@@ -87,3 +90,14 @@ def test_results_at_the_end_are_answered() -> None:
     plain = in_text(messages, TOOLS, has_system=True)
     assert [message["role"] for message in plain] == ["system", "user", "assistant", "user"]
     assert '"arguments": "{broken"' in plain[2]["content"]
+
+
+def test_arguments_too_deep_for_json_are_the_clients_fault() -> None:
+    arguments: dict[str, Any] = {}
+    for _ in range(100_000):
+        arguments = {"a": arguments}
+    messages = [{"role": "assistant", "content": "", "tool_calls": [call("1", "f", arguments)]}]
+    with pytest.raises(InvalidRequest, match="too deeply"):
+        in_text(messages, [], has_system=True)
+    while arguments:  # taken apart by hand: the interpreter would recurse
+        arguments = arguments["a"]

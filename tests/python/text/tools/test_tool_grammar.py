@@ -166,3 +166,17 @@ def test_names_and_values_that_look_like_grammar_are_text() -> None:
     arguments = json.dumps({'a"\n%json': 'x" | /y/ #'})
     grammar = required_grammar("hermes", [Function("f-1", schema)], parallel=True)
     assert allows(grammar, MAKE["hermes"].format("f-1", arguments))
+
+
+def test_schemas_lose_what_validates_nothing() -> None:
+    inner = {"type": "string", "description": "d", "title": "t", "enum": [{"title": "kept"}]}
+    schema = {
+        "$schema": "s",
+        "properties": {"title": inner, "list": {"items": inner, "anyOf": [inner]}},
+        "$defs": {"description": inner},
+    }
+    plain = {"type": "string", "enum": [{"title": "kept"}]}
+    kept = argument_schema(Function("f", schema))
+    assert kept["properties"] == {"title": plain, "list": {"items": plain, "anyOf": [plain]}}
+    assert kept["$defs"] == {"description": plain}
+    assert "$schema" not in kept

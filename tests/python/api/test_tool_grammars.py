@@ -1,0 +1,91 @@
+"""Tools over the compiled engine and its FakeRunner, whose model writes noise: what comes out right
+is the grammar's doing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema
+import pytest
+import requests
+
+from mlc_server.engine import AsyncEngine
+from mlc_server.settings import ServerSettings
+from support.fake_server import fake_core, fake_grammars
+from support.http_server import LiveServer, chat_body
+
+PARAMETERS: Any = {
+    "type": "object",
+    "description": "x" * 1000,
+    "properties": {
+        "description": {"type": "string", "maxLength": 4, "description": "y"},
+        "count": {"type": "integer", "minimum": 1, "maximum": 9},
+    },
+    "required": ["description", "count"],
+}
+TOOLS: Any = [
+    {"type": "function", "function": {"name": "f", "parameters": PARAMETERS, "strict": True}},
+    {"type": "function", "function": {"name": "g"}},
+]
+# llguidance does not enforce uniqueItems.
+UNIQUE: Any = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[LiveServer]:
+    live = LiveServer(ServerSettings())
+    live.start()
+    engine = AsyncEngine(fake_core(), fake_grammars())
+    try:
+        live.on_loop(engine.start)
+        live.set_ready(engine)
+        yield live
+    finally:
+        live.on_loop(engine.close)
+        live.stop()
+
+
+def post(server: LiveServer, **fields: Any) -> requests.Response:
+    body = chat_body(**fields)
+    return requests.post(f"{server.url}/v1/chat/completions", json=body, timeout=60)
+
+
+def tool(**function: Any) -> Any:
+    return {"type": "function", "function": {"name": "h", **function}}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_required_calls_are_valid_whatever_the_model_wants(server: LiveServer, seed: int) -> None:
+    answer = post(
+        server, tools=TOOLS, tool_choice="required", seed=seed, n=4, parallel_tool_calls=False
+    )
+    assert answer.status_code == 200, answer.text
+    for choice in answer.json()["choices"]:
+        assert choice["finish_reason"] == "tool_calls"
+        assert choice["message"]["content"] is None
+        (call,) = choice["message"]["tool_calls"]
+        arguments = json.loads(call["function"]["arguments"])
+        schema = PARAMETERS if call["function"]["name"] == "f" else {"maxProperties": 0}
+        jsonschema.validate(arguments, schema)
+
+
+def test_a_strict_function_that_cannot_be_enforced_is_named(server: LiveServer) -> None:
+    tools = [*TOOLS, tool(parameters=UNIQUE, strict=True)]
+    for choice in ("auto", "required"):
+        answer = post(server, tools=tools, tool_choice=choice, max_tokens=5)
+        assert answer.status_code == 400
+        error = answer.json()["error"]
+        assert error["param"] == "tools[2].function.parameters"
+        assert "uniqueItems" in error["message"]
+
+
+def test_a_function_that_need_not_be_enforced_is_not_refused(server: LiveServer) -> None:
+    huge = {"properties": {"a": {"type": "string", "pattern": "a" * 2100}}}
+    for parameters in (UNIQUE, huge):
+        tools = [tool(parameters=parameters)]
+        assert post(server, tools=tools, max_tokens=5).status_code == 200
+    answer = post(server, tools=[tool(parameters=huge)], tool_choice="required", max_tokens=5)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "tools[0].function.parameters"
