@@ -48,6 +48,27 @@ CHAT_EXAMPLES: dict[str, Any] = {
             "top_logprobs": 3,
         },
     },
+    "structured": {
+        "summary": "JSON that fits a schema",
+        "value": {
+            "messages": [{"role": "user", "content": "Describe the film Casablanca."}],
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {
+                    "name": "film",
+                    "schema": {
+                        "type": "object",
+                        "properties": {
+                            "title": {"type": "string", "maxLength": 60},
+                            "year": {"type": "integer", "minimum": 1900, "maximum": 2100},
+                        },
+                        "required": ["title", "year"],
+                        "additionalProperties": False,
+                    },
+                },
+            },
+        },
+    },
 }
 
 COMPLETION_EXAMPLES: dict[str, Any] = {

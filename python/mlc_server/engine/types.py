@@ -42,9 +42,8 @@ class GrammarSpec:
 
     `source`, by kind: "json_object": empty; "json_schema": the schema as JSON text; "regex": a
     regular expression without look-around, anchored at both ends, whose \\d and \\w mean ASCII;
-    "choice": a JSON list of strings;
-    "lark": a grammar in llguidance's dialect of Lark, rule `start` first.
-    `param` is the request field that errors name.
+    "choice": a JSON list of strings; "lark": a grammar in llguidance's dialect of Lark, which has a
+    rule `start`. `param` is the request field that errors name.
     """
 
     kind: GrammarKind
