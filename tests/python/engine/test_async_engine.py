@@ -187,7 +187,7 @@ def test_refusals_are_typed(make_core: MakeCore) -> None:
 
 def test_a_dead_engine_ends_every_stream(make_core: MakeCore) -> None:
     async def scenario() -> None:
-        async with running(make_core(runner={"throw_at_step": 5})) as engine:
+        async with running(make_core(runner={"throw_at_step": 5, "step_ns": 20_000_000})) as engine:
             recorders = [Recorder() for _ in range(30)]
             for recorder in recorders:
                 engine.submit(request(max_tokens=50, ignore_eos=True, num_choices=2), recorder)
