@@ -60,25 +60,24 @@ void ExpectOp(const A& a, const B& b, Op op, const char* file, int line, const c
 
 }  // namespace mlc_server::testing
 
-#define TEST(name)                                                                \
-  static void Test_##name();                                                      \
+#define TEST(name)                                                                    \
+  static void Test_##name();                                                          \
   static ::mlc_server::testing::Registration registration_##name(#name, Test_##name); \
   static void Test_##name()
 
-#define EXPECT_TRUE(condition)                                                         \
-  do {                                                                                 \
-    if (!(condition)) {                                                                \
-      ::mlc_server::testing::Fail(__FILE__, __LINE__, "expected true: " #condition);   \
-    }                                                                                  \
+#define EXPECT_TRUE(condition)                                                       \
+  do {                                                                               \
+    if (!(condition)) {                                                              \
+      ::mlc_server::testing::Fail(__FILE__, __LINE__, "expected true: " #condition); \
+    }                                                                                \
   } while (0)
 
 #define EXPECT_FALSE(condition) EXPECT_TRUE(!(condition))
 
 // A function call, so that temporaries in `a` and `b` live until they have been compared and shown.
-#define EXPECT_OP(a, b, op)                                                                 \
-  ::mlc_server::testing::ExpectOp(                                                          \
-      (a), (b), [](const auto& x, const auto& y) { return x op y; }, __FILE__, __LINE__,    \
-      "expected " #a " " #op " " #b)
+#define EXPECT_OP(a, b, op)                                                                      \
+  ::mlc_server::testing::ExpectOp((a), (b), [](const auto& x, const auto& y) { return x op y; }, \
+                                  __FILE__, __LINE__, "expected " #a " " #op " " #b)
 
 #define EXPECT_EQ(a, b) EXPECT_OP(a, b, ==)
 #define EXPECT_NE(a, b) EXPECT_OP(a, b, !=)
@@ -87,15 +86,15 @@ void ExpectOp(const A& a, const B& b, Op op, const char* file, int line, const c
 #define EXPECT_GT(a, b) EXPECT_OP(a, b, >)
 #define EXPECT_GE(a, b) EXPECT_OP(a, b, >=)
 
-#define EXPECT_THROW(statement, exception)                                                  \
-  do {                                                                                      \
-    bool expect_thrown = false;                                                             \
-    try {                                                                                   \
-      statement;                                                                            \
-    } catch (const exception&) {                                                            \
-      expect_thrown = true;                                                                 \
-    }                                                                                       \
-    if (!expect_thrown) {                                                                   \
+#define EXPECT_THROW(statement, exception)                                                      \
+  do {                                                                                          \
+    bool expect_thrown = false;                                                                 \
+    try {                                                                                       \
+      statement;                                                                                \
+    } catch (const exception&) {                                                                \
+      expect_thrown = true;                                                                     \
+    }                                                                                           \
+    if (!expect_thrown) {                                                                       \
       ::mlc_server::testing::Fail(__FILE__, __LINE__, #statement " did not throw " #exception); \
-    }                                                                                       \
+    }                                                                                           \
   } while (0)

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.model
 PROMPTS = [case.prompt_ids for case in load_golden()][:16]
 MAX_TOKENS = 40
 # Long enough that the attention of late tokens is cut into several splits.
-LONG_PROMPT = sum((case.prompt_ids for case in load_golden()), [])[:600]
+LONG_PROMPT = [token for case in load_golden() for token in case.prompt_ids][:600]
 
 
 def sampling(index: int) -> Any:
@@ -115,7 +115,7 @@ def test_shuffled_in_small_chunks_with_preemption_gives_the_same_tokens(
     # 48 pages hold the long prompt and little else: sequences must give way to one another.
     run = Run(model, num_pages=48, chunk=19)
     shuffled = list(requests)
-    random.Random(7).shuffle(shuffled)  # noqa: S311 - an order, not a secret
+    random.Random(7).shuffle(shuffled)
     assert run.generate(shuffled[:11], urgent=shuffled[11:]) == alone
     assert run.engine.stats().preemptions > 0
     run.close()
