@@ -63,10 +63,7 @@ async def _begin(
     service: Service, model: ServedModel, body: ChatCompletionRequest, log: RequestLog
 ) -> Answer:
     """Submits the request to the engine."""
-    constrained = body.output_format is not None
-    tools = tool_use(
-        body, model.prompts.tools.format, model.tool_call_style, constrained=constrained
-    )
+    tools = tool_use(body, model.prompts.tools.format, model.tool_call_style)
     prompt_ids = await model.prompts.build_async(
         template_messages(body.messages), template_tools(body), _template_options(body)
     )

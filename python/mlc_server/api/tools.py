@@ -14,6 +14,7 @@ from mlc_server.engine import Delta, GenerationRequest, GrammarSpec
 from mlc_server.errors import InvalidRequest
 from mlc_server.protocol.chat import ChatCompletionRequest
 from mlc_server.protocol.messages import ChatMessage
+from mlc_server.protocol.structured_output import OutputFormat
 from mlc_server.protocol.tools import ToolCall
 from mlc_server.settings import ToolCallStyle
 from mlc_server.text.tools.events import Content, Event
@@ -22,6 +23,8 @@ from mlc_server.text.tools.grammar import (
     Function,
     auto_grammar,
     enforced_format,
+    formatted_grammar,
+    marked_format,
     required_grammar,
 )
 from mlc_server.text.tools.parser import CallParser
@@ -34,22 +37,17 @@ logger = logging.getLogger(__name__)
 class ToolUse:
     """Tools of a request that may call them. `format` is how its calls are written.
 
-    With `grammar`, every call is enforced. `required`: there has to be a call. `single`: at most
-    one. `named`: the client named the function to call.
+    `grammar` enforces every call; if `enforced`, a call that does not fit must be impossible, not
+    only unlikely. `single`: at most one call. `named`: the client named the function to call.
     """
 
     format: str
     style: ToolCallStyle
     functions: Sequence[Function]
     grammar: GrammarSpec | None
-    required: bool
+    enforced: bool
     single: bool
     named: bool
-
-    @property
-    def enforced(self) -> bool:
-        """Whether a call that does not fit must be impossible, and not only unlikely."""
-        return self.required or any(function.strict for function in self.functions)
 
     def parser(self) -> CallParser:
         """A new one for each choice."""
@@ -67,17 +65,14 @@ class ToolUse:
         return _decoded(arguments) if self.style == "mlc" else arguments
 
 
-def tool_use(
-    body: ChatCompletionRequest, format_: str, style: ToolCallStyle, *, constrained: bool
-) -> ToolUse | None:
+def tool_use(body: ChatCompletionRequest, format_: str, style: ToolCallStyle) -> ToolUse | None:
     """What `body` asks for; None if it may not call tools.
 
     In MLC-LLM's style a request with tools has to call one unless it says otherwise, as its
-    programs take for granted. `constrained`: the request also asks for a format of the answer,
-    which then holds for answers without calls, and can only be had where a call is required.
-    Raises InvalidRequest for what cannot be enforced.
+    programs take for granted. A format of the answer holds for answers without calls. Raises
+    InvalidRequest for what cannot be enforced.
     """
-    choice = body.tool_choice
+    choice, answer = body.tool_choice, body.output_format
     mode = choice.mode if choice is not None else "required" if style == "mlc" else "auto"
     if not body.tools or mode == "none":
         return None
@@ -85,31 +80,43 @@ def tool_use(
         Function(tool.function.name, tool.function.parameters, bool(tool.function.strict))
         for tool in body.tools
     ]
-    parallel = body.parallel_tool_calls is not False
     named = choice.name if choice is not None else None
+    # OpenAI makes one call of a named function.
+    parallel = body.parallel_tool_calls is not False and named is None
     source: str | None
     if mode == "required":
-        wanted = [function for function in functions if named in (None, function.name)]
         format_ = enforced_format(format_)
-        # OpenAI makes one call of a named function.
-        source = required_grammar(format_, wanted, parallel=parallel and named is None)
+        wanted = [function for function in functions if named in (None, function.name)]
+        source = required_grammar(format_, wanted, parallel=parallel)
+    elif answer is not None:
+        format_ = marked_format(format_)
+        source = formatted_grammar(format_, functions, _answer_schema(answer), parallel=parallel)
     else:
-        if constrained:
-            raise InvalidRequest(
-                "tools: cannot be combined with a format of the answer; "
-                "set tool_choice to none or required",
-                param="tools",
-            )
         source = _auto_source(format_, functions, parallel=parallel)
     return ToolUse(
         format=format_,
         style=style,
         functions=functions,
         grammar=None if source is None else GrammarSpec("lark", source, param="tools"),
-        required=mode == "required",
-        single=not parallel or named is not None,
+        enforced=mode == "required"
+        or answer is not None
+        or any(function.strict for function in functions),
+        single=not parallel,
         named=named is not None,
     )
+
+
+def _answer_schema(answer: OutputFormat) -> dict[str, Any]:
+    """The JSON schema of a format that can stand beside tool calls."""
+    if answer.kind == "json_object":
+        return {"type": "object"}
+    schema = json.loads(answer.source) if answer.kind == "json_schema" else None
+    if not isinstance(schema, dict):
+        raise InvalidRequest(
+            f"{answer.param}: only a JSON schema can be combined with tools that may be called",
+            param=answer.param,
+        )
+    return schema
 
 
 def _auto_source(format_: str, functions: Sequence[Function], *, parallel: bool) -> str | None:

@@ -206,14 +206,16 @@ def test_a_round_trip_shows_the_model_its_calls_and_their_results() -> None:
     )
 
 
-def test_a_format_of_the_answer_and_tools_are_refused_together() -> None:
+def test_a_format_of_the_answer_holds_where_no_call_is_made() -> None:
     format_: Any = {"type": "json_object"}
-    with talking([TEXT]) as (client, engine):
-        with pytest.raises(openai.BadRequestError) as refused:
-            whole(client, response_format=format_)
-        assert refused.value.param == "tools"
+    with talking(['{"time": ', "9}"]) as (client, engine):
+        choice = whole(client, response_format=format_)
+        assert "answer: %json" in grammar_of(engine)
+        assert (choice.message.content, choice.finish_reason) == ('{"time": 9}', "stop")
         whole(client, response_format=format_, tool_choice="required")
-        assert "tool_call" in grammar_of(engine)
+        assert "answer: %json" not in grammar_of(engine)
+        with pytest.raises(openai.BadRequestError, match="only a JSON schema"):
+            whole(client, extra_body={"structured_outputs": {"regex": "a+"}})
 
 
 def test_mlc_style_has_objects_as_arguments_and_requires_a_call() -> None:

@@ -50,6 +50,16 @@ def test_defaults_are_those_of_limits_and_of_the_description() -> None:
     assert defaults.max_body_size == limits.MAX_BODY_BYTES.default
 
 
+def test_tool_flags() -> None:
+    assert (settings().tool_call_parser, settings().tool_call_style) == ("auto", "openai")
+    for parser in ("auto", "hermes", "llama3_json", "mistral", "pythonic"):
+        assert settings("--tool-call-parser", parser).tool_call_parser == parser
+    assert settings("--tool-call-style", "mlc").tool_call_style == "mlc"
+    for argv in (("--tool-call-parser", "qwen"), ("--tool-call-style", "vllm")):
+        with pytest.raises(UserError):
+            settings(*argv)
+
+
 def test_every_documented_flag_is_accepted(tmp_path: Path) -> None:
     library = tmp_path / "lib.so"
     library.touch()

@@ -96,6 +96,12 @@ def enforced_format(format_: str) -> str:
     return format_ if format_ in _LAYOUTS else "hermes"
 
 
+def marked_format(format_: str) -> str:
+    """The same where calls must be told from JSON that is an answer, by what they begin with."""
+    layout = _LAYOUTS.get(format_)
+    return "hermes" if layout is None or layout.marker is None else format_
+
+
 def required_grammar(format_: str, functions: Sequence[Function], *, parallel: bool) -> str:
     """One call, or with `parallel` up to MAX_TOOL_CALLS."""
     layout = _LAYOUTS[format_]
@@ -131,6 +137,16 @@ def auto_grammar(format_: str, functions: Sequence[Function], *, parallel: bool)
             f"marked: marker {_text(rest)} object {more} {_text(layout.closing)}",
         ]
     return "\n".join([*head, *_objects(layout, functions)])
+
+
+def formatted_grammar(
+    format_: str, functions: Sequence[Function], schema: Mapping[str, Any], *, parallel: bool
+) -> str:
+    """Calls, or an answer that fits a JSON schema. `format_`: see marked_format()."""
+    layout = _LAYOUTS[format_]
+    answer = json.dumps({**schema, "x-guidance": _JSON_STYLE})
+    rules = ["start: calls | answer", f"answer: %json {answer}"]
+    return "\n".join([*rules, *_calls(layout, parallel=parallel), *_objects(layout, functions)])
 
 
 def argument_schema(function: Function) -> dict[str, Any]:

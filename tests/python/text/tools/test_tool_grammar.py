@@ -14,6 +14,8 @@ from mlc_server.text.tools.grammar import (
     argument_schema,
     auto_grammar,
     enforced_format,
+    formatted_grammar,
+    marked_format,
     required_grammar,
 )
 
@@ -53,6 +55,10 @@ def allows(grammar: str | None, text: str) -> bool:
         return False
     matcher.consume_tokens(tokens)
     return bool(matcher.is_accepting())
+
+
+def test_calls_beside_json_answers_begin_with_a_marker() -> None:
+    assert [marked_format(name) for name in PARSERS] == ["hermes", "hermes", "mistral", "hermes"]
 
 
 def test_formats_that_cannot_be_enforced_fall_back_to_tags() -> None:
@@ -117,6 +123,16 @@ def test_without_a_marker_only_strict_functions_are_enforced() -> None:
     assert allows(grammar, "It rains {today}.")
     assert allows(grammar, "")
     assert not allows(grammar, '{"rain": true}')
+
+
+@pytest.mark.parametrize("format_", ["hermes", "mistral"])
+def test_an_answer_can_have_a_format_of_its_own(format_: str) -> None:
+    schema = {"type": "object", "properties": {"rain": {"type": "boolean"}}, "required": ["rain"]}
+    grammar = formatted_grammar(format_, [CLOCK], schema, parallel=True)
+    assert allows(grammar, '{"rain": true}')
+    assert allows(grammar, TWO[format_])
+    for refused in ("", "It rains.", '{"rain": 1}', '{"rain": true}' + TWO[format_]):
+        assert not allows(grammar, refused), refused
 
 
 @pytest.mark.parametrize("format_", FORMATS)
