@@ -75,13 +75,13 @@ def _verdict(row: Row) -> str:
     return f"{row.target_text} {'met' if row.met else 'missed'}"
 
 
-def _cells(row: Row, contestants: Sequence[str], separator: str) -> list[str]:
+def _cells(row: Row, contestants: Sequence[str], layout: str) -> list[str]:
     cells = [f"{row.spec.title}, {row.spec.unit}"]
     for name in contestants:
         median = row.medians.get(name)
         spread = "" if median is None else _spread(median)
         value = "" if median is None else _value(median.value)
-        cells.append(f"{value}{separator}{spread}" if spread else value)
+        cells.append(layout.format(value, spread) if spread else value)
     ratio = "" if row.ratio is None else f"{row.ratio:.2f}x"
     return [*cells, ratio, _verdict(row)]
 
@@ -92,7 +92,7 @@ def terminal_table(comparison: Comparison) -> Table:
     for header in ("", *comparison.contestants, "ratio", "target"):
         printed.add_column(header, justify="right" if header else "left")
     for row in comparison.rows:
-        cells = _cells(row, comparison.contestants, "\n")
+        cells = _cells(row, comparison.contestants, "{}\n{}")
         if row.met is not None:
             cells[-1] = f"[{'green' if row.met else 'red'}]{cells[-1]}[/]"
         printed.add_row(*cells)
@@ -178,7 +178,7 @@ def _charts(comparison: Comparison) -> list[str]:
 def write_report(path: Path, comparison: Comparison) -> None:
     about = comparison.about
     headers = ["", *comparison.contestants, "ratio", "target"]
-    cells = [_cells(row, comparison.contestants, "  ") for row in comparison.rows]
+    cells = [_cells(row, comparison.contestants, "{} ({})") for row in comparison.rows]
     method = [
         "Contestants take turns in every round, the next round in reverse; cells are the median of "
         "the rounds and their extremes; ratios are to the better peer.",
