@@ -111,7 +111,7 @@ def _request_body(
     """What OpenAPI says of a route that parses its body itself."""
     content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
     if streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {}
     what = "The answer, or with stream: true its events" if streams else "The answer"
     return {
         "requestBody": {

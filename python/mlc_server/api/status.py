@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from mlc_server import __version__
 from mlc_server.api.metrics import CONTENT_TYPE
@@ -53,7 +53,11 @@ async def ready(request: Request) -> dict[str, str]:
     return {"status": "ready"}
 
 
-@router.get("/metrics", summary="Counters, gauges and histograms for Prometheus")
+@router.get(
+    "/metrics",
+    response_class=PlainTextResponse,
+    summary="Counters, gauges and histograms for Prometheus",
+)
 async def metrics(request: Request) -> Response:
     """In Prometheus' text format, under names of our own and under vLLM's."""
     text = request.app.state.metrics.render()

@@ -98,10 +98,15 @@ def _unknown(
     if not value.keys() <= known:
         for key in value:
             if key not in known:
-                yield prefix, _NOT_IN_A_NAME.sub("?", key[: MAX_ERROR_VALUE.default]), known
+                yield prefix, _plain(key), known
     for key, nested in _nested(model).items():
         if key in value:
             yield from _unknown(value[key], nested, f"{prefix}{key}.")
+
+
+def _plain(key: str) -> str:
+    """A key as it may stand in a header: short, ASCII, not empty."""
+    return _NOT_IN_A_NAME.sub("?", key[: MAX_ERROR_VALUE.default]) or "?"
 
 
 @functools.cache
