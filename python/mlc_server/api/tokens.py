@@ -15,10 +15,9 @@ from mlc_server.api.examples import (
     TOKENIZE_REQUEST_BODY,
 )
 from mlc_server.api.service import ServedModel, Service
+from mlc_server.api.tools import template_messages
 from mlc_server.errors import InvalidRequest
-from mlc_server.protocol.messages import ChatMessage
 from mlc_server.protocol.token_requests import DetokenizeRequest, TemplateRequest, TokenizeRequest
-from mlc_server.text.chat_template import Message
 
 router = APIRouter()
 
@@ -40,7 +39,7 @@ async def tokenize(request: Request) -> dict[str, Any]:
     body = await read_request(request, TokenizeRequest)
     model = _model(request, body.model)
     if body.messages is not None:
-        tokens = await model.prompts.build_async(_plain(body.messages))
+        tokens = await model.prompts.build_async(template_messages(body.messages))
     elif body.text:
         special = body.add_special_tokens is not False
         (tokens,) = await encode_prompts(model, [body.text], special)
@@ -88,16 +87,4 @@ async def apply_template(request: Request) -> dict[str, Any]:
     request.app.state.service.served()
     body = await read_request(request, TemplateRequest)
     model = _model(request, body.model)
-    return {"prompt": model.prompts.template.render(_plain(body.messages))}
-
-
-def _plain(messages: list[ChatMessage]) -> list[Message]:
-    """Messages as templates take them; tool calls need the chat route's handling."""
-    plain: list[Message] = []
-    for index, message in enumerate(messages):
-        if message.tool_calls or message.tool_call_id:
-            raise InvalidRequest(
-                f"messages[{index}]: tool calls are not supported here", param=f"messages[{index}]"
-            )
-        plain.append({"role": message.role, "content": message.content or ""})
-    return plain
+    return {"prompt": model.prompts.render(template_messages(body.messages))}

@@ -98,15 +98,24 @@ class PromptBuilder:
         tools: Sequence[Message] = (),
         options: TemplateOptions = DEFAULT_OPTIONS,
     ) -> list[int]:
-        """Token ids of the prompt; raises InvalidRequest for messages the template refuses.
+        """Token ids of the prompt: see render()."""
+        text = self.render(messages, tools, options)
+        return [*self.prefix_ids, *self.tokenizer.encode(text)]
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Message] = (),
+        options: TemplateOptions = DEFAULT_OPTIONS,
+    ) -> str:
+        """The prompt's text; raises InvalidRequest for messages the template refuses.
 
         `tools` and the calls in `messages` are OpenAI's objects, arguments as objects too.
         """
         if not self.tools.native:
             messages = in_text(messages, tools, has_system=self.tools.has_system)
             tools = ()
-        text = self.template.render(messages, tools, options)
-        return [*self.prefix_ids, *self.tokenizer.encode(text)]
+        return self.template.render(messages, tools, options)
 
     async def build_async(
         self,

@@ -241,3 +241,22 @@ def test_mlc_style_streams_a_list_of_python_calls() -> None:
     assert content == """["get_weather(city='Ås \\"x\\" {')", "clock()"]"""
     assert [ast.parse(call).body for call in json.loads(content)]
     assert (calls, reasons) == ([], ["tool_calls"])
+
+
+def test_the_template_route_shows_calls_and_results() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "clock", "arguments": "{}"}}
+    messages = [
+        USER,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "nine"},
+    ]
+    with live_server() as (server, _):
+        answer = requests.post(
+            f"{server.url}/apply-template", json={"messages": messages}, timeout=20
+        ).json()
+        counted = requests.post(f"{server.url}/tokenize", json={"messages": messages}, timeout=20)
+    assert answer["prompt"].endswith(
+        'assistant: <tool_call>\n{"name": "clock", "arguments": {}}\n</tool_call>\n'
+        "user: <tool_response>\nnine\n</tool_response>\nassistant: "
+    )
+    assert counted.json()["count"] == len(answer["prompt"].encode())
