@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +16,7 @@ pytestmark = pytest.mark.slow
 pytest.importorskip("schemathesis")
 
 
-def test_no_operation_fails_on_generated_requests() -> None:
+def test_no_operation_fails_on_generated_requests(tmp_path: Path) -> None:
     settings = ServerSettings(enable_debug=True, enable_tracing=True)
     with live_server(settings) as (server, engine):
         run = subprocess.run(
@@ -33,6 +35,8 @@ def test_no_operation_fails_on_generated_requests() -> None:
             text=True,
             timeout=250,
             check=False,
+            cwd=tmp_path,  # where it keeps its records
+            env={**os.environ, "PYTHONPATH": ""},
         )
         assert run.returncode == 0, run.stdout[-4000:]
         assert engine.requests
