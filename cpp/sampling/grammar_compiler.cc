@@ -49,8 +49,11 @@ Status ErrorOf(const LlguidanceApi& api, llg::Matcher* matcher) {
     return std::nullopt;
   }
   const std::string text(message);
-  return Error{ErrorCode::kInvalidValue, "",
-               text.substr(0, std::min(kMaxErrorBytes, text.find(kNoDetails)))};
+  size_t size = std::min({kMaxErrorBytes, text.find(kNoDetails), text.size()});
+  while (size < text.size() && (static_cast<unsigned char>(text[size]) & 0xC0) == 0x80) {
+    --size;  // cuts no character of UTF-8 in two
+  }
+  return Error{ErrorCode::kInvalidValue, "", text.substr(0, size)};
 }
 
 class LlguidanceMatcher : public GrammarMatcher {

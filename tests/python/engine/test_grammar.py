@@ -275,6 +275,11 @@ def test_a_grammar_that_fails_while_it_is_followed_ends_its_request_only() -> No
     asyncio.run(scenario())
 
 
+def test_a_long_message_is_cut_between_characters() -> None:
+    for padding in range(4):
+        assert "regex" in refusal(GrammarSpec("regex", "(" + "x" * padding + "é☃𝄞" * 400))
+
+
 # Compiling
 
 
