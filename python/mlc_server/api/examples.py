@@ -48,6 +48,27 @@ CHAT_EXAMPLES: dict[str, Any] = {
             "top_logprobs": 3,
         },
     },
+    "tools": {
+        "summary": "A call of a function, its arguments held to their schema",
+        "value": {
+            "messages": [{"role": "user", "content": "What is the weather in Oslo?"}],
+            "tools": [
+                {
+                    "type": "function",
+                    "function": {
+                        "name": "get_weather",
+                        "description": "The current weather in a city",
+                        "parameters": {
+                            "type": "object",
+                            "properties": {"city": {"type": "string"}},
+                            "required": ["city"],
+                        },
+                    },
+                }
+            ],
+            "tool_choice": "required",
+        },
+    },
     "structured": {
         "summary": "JSON that fits a schema",
         "value": {
