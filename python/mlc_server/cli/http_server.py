@@ -127,7 +127,7 @@ class ServerHost:
         if self.service.phase is not Phase.LOADING:
             return
         self.service.set_ready(self._running.model)
-        for line in self._running.ready_lines(self._url):
+        for line in self._running.ready_lines(self._url, needs_key=bool(self._settings.api_keys)):
             say(line)
         say(f"ready in {phases.total_s:.1f} s, listening on {self._url}")
 

@@ -107,14 +107,15 @@ class RunningModel:
         elapsed_ms = (time.perf_counter() - begin_s) * 1e3
         return f"{len(prompt_ids)} + {_WARM_UP_TOKENS} tokens in {elapsed_ms:.0f} ms"
 
-    def ready_lines(self, url: str) -> list[str]:
+    def ready_lines(self, url: str, *, needs_key: bool = False) -> list[str]:
         """What the user sees when the server is ready, besides the URL."""
         body = f'{{"model": "{self.model.id}", "messages": [{{"role": "user", "content": "Hi"}}]}}'
+        key = "-H 'Authorization: Bearer KEY' " if needs_key else ""
         return [
             f"model    {self.model.id}, context {self.model.context_window_size:,} tokens",
             f"KV cache {self.kv.describe()}",
             f"docs     {url}/docs",
-            f"try      curl {url}/v1/chat/completions "
+            f"try      curl {url}/v1/chat/completions {key}"
             f"-H 'Content-Type: application/json' -d '{body}'",
         ]
 

@@ -60,6 +60,25 @@ def test_start_answer_and_graceful_end() -> None:
     assert "Traceback" not in server.output
 
 
+def test_a_key_is_asked_for_and_logs_are_json() -> None:
+    with process("--port", "0", "--api-key", "k", "--log-json") as server:
+        url = server.wait_for(READY)
+        assert requests.get(f"{url}/health", timeout=20).status_code == 200
+        ask = f"{url}/v1/chat/completions"
+        assert requests.post(ask, json=chat_body(), timeout=20).status_code == 401
+        answer = requests.post(
+            ask, json=chat_body(max_tokens=2), headers={"authorization": "Bearer k"}, timeout=20
+        )
+        assert answer.status_code == 200
+        server.popen.send_signal(signal.SIGTERM)
+        assert server.end() == 0
+    assert "-H 'Authorization: Bearer KEY'" in server.output
+    logged = [json.loads(line) for line in server.lines if line.startswith('{"time"')]
+    (access,) = [entry for entry in logged if entry["logger"] == "mlc_server.requests"]
+    assert access["status"] == 200
+    assert access["request"] == answer.headers["x-request-id"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_open_streams_finish(number: signal.Signals) -> None:
     with process("--port", "0", FAKE_STEP_NS="10000000") as server:
