@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from starlette.responses import Response
 from starlette.types import Receive
 
@@ -13,7 +15,7 @@ from mlc_server.protocol.responses import CalledTool, Choice, Logprob, Usage, co
 from mlc_server.text.tools.events import CallStarted, Content
 
 # nginx's "client closed request": nobody reads it, the log does.
-CLIENT_CLOSED_REQUEST = 499
+_CLIENT_CLOSED_REQUEST = 499
 
 
 class _Draft:
@@ -58,9 +60,15 @@ class _Draft:
         return CalledTool(self._tools.new_id(), name, self._tools.shown_arguments(arguments))
 
 
-async def collect(answer: Answer, receive: Receive) -> Response:
-    """Waits for every choice to end. The client's leaving cancels the request."""
-    drafts = [_Draft(answer.tools) for _ in range(answer.num_choices)]
+async def gather(
+    answer: Answer,
+    receive: Receive,
+    add: Callable[[Delta, list[Logprob] | None], None],
+) -> Response | None:
+    """Hands every delta to `add` until all choices have ended; None then.
+
+    The client's leaving cancels the request, and a response that nobody reads comes back.
+    """
     generation = answer.generation
     async with disconnect_watch(generation, receive):
         try:
@@ -68,14 +76,23 @@ async def collect(answer: Answer, receive: Receive) -> Response:
                 for delta in await generation.next():
                     check_delta(delta)
                     answer.log.progressed(delta)
-                    drafts[delta.choice].add(delta, answer.logprobs(delta))
+                    add(delta, answer.logprobs(delta))
         except RequestError as error:
             answer.log.failed(error)
             raise
         if generation.disconnected:
             answer.log.disconnected()
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
+            return Response(status_code=_CLIENT_CLOSED_REQUEST)
     answer.log.finished()
+    return None
+
+
+async def collect(answer: Answer, receive: Receive) -> Response:
+    """The chat answer of a whole request."""
+    drafts = [_Draft(answer.tools) for _ in range(answer.num_choices)]
+    left = await gather(answer, receive, lambda delta, lp: drafts[delta.choice].add(delta, lp))
+    if left is not None:
+        return left
     choices = [draft.finish(index) for index, draft in enumerate(drafts)]
     usage = Usage(answer.prompt_tokens, answer.log.completion_tokens)
     return Response(completion(answer.head, choices, usage), media_type="application/json")

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from mlc_server.api.answer import Answer, check_delta, disconnect_watch
 from mlc_server.api.body import read_request
+from mlc_server.api.collected import gather
 from mlc_server.api.examples import COMPLETION_REQUEST_BODY
 from mlc_server.api.request_log import RequestLog
 from mlc_server.api.sampling import generation_request
@@ -34,7 +35,6 @@ from mlc_server.text.prompt import StopRules
 
 router = APIRouter()
 
-_CLIENT_CLOSED_REQUEST = 499
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -185,22 +185,10 @@ async def _begin(
 
 
 async def _collect(answer: Answer, choices: Sequence[_Choice], receive: Receive) -> Response:
-    """Waits for every choice to end. The client's leaving cancels them."""
-    generation = answer.generation
-    async with disconnect_watch(generation, receive):
-        try:
-            while not generation.finished and not generation.disconnected:
-                for delta in await generation.next():
-                    check_delta(delta)
-                    answer.log.progressed(delta)
-                    choices[delta.choice].add(delta, answer.logprobs(delta))
-        except RequestError as error:
-            answer.log.failed(error)
-            raise
-        if generation.disconnected:
-            answer.log.disconnected()
-            return Response(status_code=_CLIENT_CLOSED_REQUEST)
-    answer.log.finished()
+    """The whole answer to all prompts."""
+    left = await gather(answer, receive, lambda delta, lp: choices[delta.choice].add(delta, lp))
+    if left is not None:
+        return left
     body = completion_json(answer.head, [choice.to_json() for choice in choices], _usage(answer))
     return Response(body, media_type="application/json")
 

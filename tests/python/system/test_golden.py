@@ -44,11 +44,12 @@ def test_top_1_agrees_at_97_percent_of_positions(scored: list[np.ndarray]) -> No
     assert np.mean(agree) >= 0.97
 
 
-def test_shared_top_8_log_probs_are_as_close_as_llama_cpp_is_to_itself(
+def test_shared_top_8_log_probs_stay_close_to_llama_cpps(
     scored: list[np.ndarray],
 ) -> None:
-    # Yardsticks on the same measure: llama.cpp run again with its flash attention off is 0.108 away
-    # from its own golden outputs, and exact float32 arithmetic is 0.0995 away from them.
+    # The aim is 0.1; 0.108 is what int8 activations give here. Exact float32 arithmetic is 0.0995
+    # away from these outputs, and llama.cpp itself, with its flash attention off, 0.108 (on the
+    # first 8 prompts): the bound catches a kernel that got worse, not the noise of both engines.
     gaps = []
     for case, rows in zip(CASES, scored, strict=True):
         for row, top in zip(rows, case.top, strict=True):
@@ -63,7 +64,7 @@ def test_divergence_from_float32_is_no_worse_than_llama_cpp(
 ) -> None:
     reference = ReferenceLlama.from_manifest(default_manifest)
     ours, theirs = [], []
-    for case, rows in zip(CASES[::2], scored[::2], strict=True):  # the reference is slow
+    for case, rows in zip(CASES, scored, strict=True):
         logits = reference.forward(case.prompt_ids + case.ids)
         exact = log_softmax(logits[case.scored_rows()])
         for row, top, want in zip(rows, case.top, exact, strict=True):
