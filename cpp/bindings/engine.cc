@@ -70,13 +70,22 @@ py::object ToStopReason(const OutputItem& item) {
   return item.stop_token_id >= 0 ? py::object(py::int_(item.stop_token_id)) : py::none();
 }
 
+// None, or what happened to the prompt: (queue_s,).
+py::object ToPromptNews(const OutputItem& item) {
+  if (item.queue_ns < 0) {
+    return py::none();
+  }
+  return py::make_tuple(static_cast<double>(item.queue_ns) * 1e-9);
+}
+
 py::tuple ToTuple(const OutputItem& item) {
   const bool ended = item.finish_reason != FinishReason::kNone;
   return py::make_tuple(
       item.request_id, item.choice, ToStr(item.text), item.token_ids, ToLogprobs(item),
       ended ? py::object(py::str(FinishReasonName(item.finish_reason))) : py::none(),
       ToStopReason(item), item.prompt_tokens, item.completion_tokens,
-      item.error.empty() ? py::object(py::none()) : py::object(ToStr(item.error)));
+      item.error.empty() ? py::object(py::none()) : py::object(ToStr(item.error)),
+      ToPromptNews(item));
 }
 
 // The engine and its thread as Python holds them.
@@ -161,10 +170,12 @@ constexpr double kMaxStopTimeoutS = 3600.0;
 constexpr char kDrainDoc[] =
     "Everything since the last call, oldest first; re-arms the wake-up. One tuple per news:\n"
     "(request_id, choice, text, token_ids, logprobs, finish_reason, stop_reason, prompt_tokens,\n"
-    "completion_tokens, error).\n\n"
+    "completion_tokens, error, prompt).\n\n"
     "logprobs: None, or per token (token_id, logprob, [(token_id, logprob), ...]).\n"
     "finish_reason: None, 'stop', 'length', 'cancelled' or 'error'. stop_reason: the stop id or\n"
     "stop string that ended it, None for EOS. error: what went wrong, else None.\n"
+    "prompt: None, or once per request, as soon as some of it has run, (queue_s,): how long it\n"
+    "waited for that.\n"
     "text may lag behind token_ids while bytes are held back.";
 
 }  // namespace

@@ -60,7 +60,7 @@ Status Engine::Submit(Request request) {
     return Error{ErrorCode::kQueueFull, "",
                  "the output of " + std::to_string(unread) + " choices has not been read yet"};
   }
-  return inbox_.Submit(std::make_shared<const Request>(std::move(request)));
+  return inbox_.Submit(std::make_shared<const Request>(std::move(request)), clock_->NowNs());
 }
 
 EngineStats Engine::Stats() const {
@@ -124,8 +124,8 @@ bool Engine::RunStep() {
     return NoteEmptyBatch();
   }
   num_stalls_ = 0;
-  MarkStarted(batch);
   const int64_t start_ns = clock_->NowNs();
+  MarkStarted(batch, start_ns);
   BuildModelInput(batch, config_.page_size, &input_);
   const LogitsView logits = runner_->Run(input_);
   MLC_CHECK(logits.rows == static_cast<int32_t>(input_.logit_rows.size()) &&
@@ -151,7 +151,7 @@ void Engine::TakeCommands() {
   for (; next_command_ < commands_.size(); ++next_command_) {
     const Command& command = commands_[next_command_];
     if (command.request != nullptr) {
-      Admit(command.request);
+      Admit(command);
     } else if (OpenRequest* open = Find(command.request_id)) {
       FinishRequest(open, FinishReason::kCancelled, "");
     }
@@ -161,16 +161,16 @@ void Engine::TakeCommands() {
   EraseFinished();
 }
 
-void Engine::Admit(const std::shared_ptr<const Request>& request) {
+void Engine::Admit(const Command& command) {
   OpenRequest* open = nullptr;
   try {
-    open = Open(request);
+    open = Open(command);
   } catch (const InvariantError&) {
     throw;
   } catch (const std::exception& error) {
-    Refuse(*request, error.what());
+    Refuse(*command.request, error.what());
     inbox_.NoteStarted(1);
-    inbox_.NoteFinished(request->id);
+    inbox_.NoteFinished(command.request_id);
     return;
   }
   for (const std::unique_ptr<Generation>& choice : open->choices) {
@@ -178,9 +178,11 @@ void Engine::Admit(const std::shared_ptr<const Request>& request) {
   }
 }
 
-OpenRequest* Engine::Open(const std::shared_ptr<const Request>& request) {
+OpenRequest* Engine::Open(const Command& command) {
+  const std::shared_ptr<const Request>& request = command.request;
   auto owned = std::make_unique<OpenRequest>();
   owned->request = request;
+  owned->arrival_ns = command.arrival_ns;
   for (int32_t choice = 0; choice < request->num_choices; ++choice) {
     owned->choices.push_back(std::make_unique<Generation>(request, choice, next_sequence_id_++,
                                                           vocabulary_.get(), config_));
@@ -192,21 +194,29 @@ OpenRequest* Engine::Open(const std::shared_ptr<const Request>& request) {
   return open;
 }
 
-void Engine::MarkStarted(const Batch& batch) {
+void Engine::MarkStarted(const Batch& batch, int64_t now_ns) {
   int32_t started = 0;
   for (const BatchEntry& entry : batch.entries) {
     OpenRequest* open = Find(entry.sequence->request->id);
-    started += std::exchange(open->started, true) ? 0 : 1;
+    if (!std::exchange(open->started, true)) {
+      ++started;
+      static_cast<Generation*>(entry.sequence)->queue_ns = now_ns - open->arrival_ns;
+    }
   }
   if (started > 0) {
     inbox_.NoteStarted(started);
   }
 }
 
+void Engine::Report(Generation* generation, OutputItem item) {
+  item.queue_ns = std::exchange(generation->queue_ns, -1);
+  items_.push_back(std::move(item));
+}
+
 void Engine::FinishChoice(Generation* generation, OutputItem item) {
   scheduler_.Remove(generation);
   CountFinish(item.finish_reason);
-  items_.push_back(std::move(item));
+  Report(generation, std::move(item));
   OpenRequest* open = Find(generation->request->id);
   if (--open->num_open == 0) {
     finished_.push_back(generation->request->id);

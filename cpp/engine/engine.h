@@ -82,9 +82,10 @@ class Engine {
   bool NoteEmptyBatch();
   void TakeCommands();
   // Opens a request and hands its choices to the scheduler, or answers it with the error.
-  void Admit(const std::shared_ptr<const Request>& request);
-  OpenRequest* Open(const std::shared_ptr<const Request>& request);
-  void MarkStarted(const Batch& batch);
+  void Admit(const Command& command);
+  OpenRequest* Open(const Command& command);
+  // Notes which requests `batch` is the first to run anything of.
+  void MarkStarted(const Batch& batch, int64_t now_ns);
   void Deliver(const Batch& batch, const LogitsView& logits);
   // `logits` are those of the last token and of the `num_drafts` drafts after it.
   void Advance(Generation* generation, int32_t num_drafts, const float* logits);
@@ -93,6 +94,9 @@ class Engine {
   void Speculate(Generation* generation, int32_t num_drafts, int32_t num_right);
   void CountStep(const Batch& batch, int64_t step_ns);
   void PublishStats();
+
+  // Adds news of a choice to this step's, with what else is to be told of it.
+  void Report(Generation* generation, OutputItem item);
 
   // Ends of requests. Erasing waits for EraseFinished(), as batch entries point at generations.
   void FinishChoice(Generation* generation, OutputItem item);

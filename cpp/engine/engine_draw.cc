@@ -30,10 +30,13 @@ bool AllFinite(const float* values, int32_t count) {
 void Engine::Deliver(const Batch& batch, const LogitsView& logits) {
   const float* row = logits.data;
   for (const BatchEntry& entry : batch.entries) {
+    auto* generation = static_cast<Generation*>(entry.sequence);
     if (!entry.wants_logits) {
+      if (generation->state != SequenceState::kFinished && generation->queue_ns >= 0) {
+        Report(generation, generation->MakeItem());
+      }
       continue;
     }
-    auto* generation = static_cast<Generation*>(entry.sequence);
     // A choice can end before its turn here, when another choice of its request failed.
     if (generation->state != SequenceState::kFinished) {
       try {
@@ -82,7 +85,7 @@ void Engine::Advance(Generation* generation, int32_t num_drafts, const float* lo
   if (num_drafts > 0) {
     scheduler_.KeepDrafts(generation, num_right);
   }
-  items_.push_back(std::move(item));
+  Report(generation, std::move(item));
   Speculate(generation, num_drafts, num_right);
 }
 

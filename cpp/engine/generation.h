@@ -31,6 +31,9 @@ struct Generation : Sequence {
   // An item that names this choice and its usage so far, and reports nothing.
   OutputItem MakeItem() const;
 
+  // What is still to be told of the prompt (see OutputItem).
+  int64_t queue_ns = -1;
+
   TokenCounts counts;
   TextStream text;
   std::unique_ptr<Speculator> speculator;  // null until the first guess is wanted
@@ -50,6 +53,7 @@ struct Generation : Sequence {
 struct OpenRequest {
   std::shared_ptr<const Request> request;
   std::vector<std::unique_ptr<Generation>> choices;
+  int64_t arrival_ns = 0;
   int32_t num_open = 0;  // choices that have not ended
   bool started = false;  // some token of it has run, so it is not waiting any more
 };

@@ -8,7 +8,7 @@ namespace mlc_server {
 
 Inbox::Inbox(int32_t max_queue_size) : max_queue_size_(max_queue_size) {}
 
-Status Inbox::Submit(std::shared_ptr<const Request> request) {
+Status Inbox::Submit(std::shared_ptr<const Request> request, int64_t arrival_ns) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     if (closed_) {
@@ -24,7 +24,7 @@ Status Inbox::Submit(std::shared_ptr<const Request> request) {
       return Error{ErrorCode::kInvalidValue, "request_id",
                    "request " + std::to_string(id) + " is still open"};
     }
-    commands_.push_back({id, std::move(request)});
+    commands_.push_back({id, std::move(request), arrival_ns});
     ++num_submitted_;
   }
   wake_.notify_one();
@@ -39,7 +39,7 @@ void Inbox::Cancel(RequestId request_id) {
       return;
     }
     found->second = OpenState::kCancelRequested;
-    commands_.push_back({request_id, nullptr});
+    commands_.push_back({request_id, nullptr, 0});
   }
   wake_.notify_one();
 }

@@ -18,6 +18,7 @@ namespace mlc_server {
 struct Command {
   RequestId request_id = 0;
   std::shared_ptr<const Request> request;  // null: cancel
+  int64_t arrival_ns = 0;                  // when the request came in
 };
 
 // Carries requests and cancellations from any thread to the engine thread. Bounded: at most
@@ -28,7 +29,7 @@ class Inbox {
   explicit Inbox(int32_t max_queue_size);
 
   // From any thread. Refused: kQueueFull, kUnavailable once closed, kInvalidValue for an open id.
-  Status Submit(std::shared_ptr<const Request> request);
+  Status Submit(std::shared_ptr<const Request> request, int64_t arrival_ns);
   // From any thread. Ids that are not open (unknown, finished) are ignored.
   void Cancel(RequestId request_id);
 

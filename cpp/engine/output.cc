@@ -44,6 +44,7 @@ void OutputItem::Merge(OutputItem&& later) {
   text.reserve(text.size() + later.text.size());
   ReserveMore(&token_ids, later.token_ids.size());
   ReserveMore(&logprobs, later.logprobs.size());
+  queue_ns = std::max(queue_ns, later.queue_ns);
   text += later.text;
   token_ids.insert(token_ids.end(), later.token_ids.begin(), later.token_ids.end());
   logprobs.insert(logprobs.end(), std::make_move_iterator(later.logprobs.begin()),

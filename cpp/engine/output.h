@@ -32,6 +32,9 @@ struct TokenLogprobs {
 struct OutputItem {
   RequestId request_id = 0;
   int32_t choice = 0;
+  // How long the request waited for the first step that ran some of it. Reported once, by the
+  // choice that ran, as soon as it does; -1 otherwise.
+  int64_t queue_ns = -1;
   std::string text;                     // valid UTF-8
   std::vector<int32_t> token_ids;       // every token drawn, the one that ended it included
   std::vector<TokenLogprobs> logprobs;  // one per token_ids entry if asked for, else empty

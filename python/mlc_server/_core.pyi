@@ -231,7 +231,7 @@ class EngineStats:
     def finished_error(self) -> int: ...
 
 # request_id, choice, text, token_ids, logprobs, finish_reason, stop_reason, prompt_tokens,
-# completion_tokens, error
+# completion_tokens, error, prompt
 StepOutput = tuple[
     int,
     int,
@@ -243,6 +243,7 @@ StepOutput = tuple[
     int,
     int,
     str | None,
+    tuple[float] | None,
 ]
 
 @final

@@ -19,7 +19,7 @@ from mlc_server.api.app import create_app
 from mlc_server.api.http_protocol import BoundedHttpProtocol
 from mlc_server.api.service import EnginePort, ServedModel, Service, model_names
 from mlc_server.cli.ports import bind
-from mlc_server.engine import Delta, GenerationRequest, TokenLogprob
+from mlc_server.engine import Delta, GenerationRequest, PromptNews, TokenLogprob
 from mlc_server.settings import ServerSettings
 from support.byte_model import EOS_ID, TOKEN_BYTES, byte_prompts
 
@@ -35,6 +35,7 @@ class Script:
     tokens: list[str] = field(default_factory=lambda: ["An", " apple", " a", " day"])
     finish_reason: str = "stop"
     step_s: float = 0.0
+    queue_s: float = 0.0  # what it says of the time before the first step
     hang_after: int | None = None  # no more tokens after this many
     error: str | None = None  # instead of finishing
     refuse: Exception | None = None  # raised by submit
@@ -90,6 +91,8 @@ class FakeEngine:
         self, handle: int, request: GenerationRequest, sink: Callable[[list[Delta]], None]
     ) -> None:
         script = self.script
+        started = PromptNews(queue_s=script.queue_s)
+        sink([Delta(0, "", [], prompt_tokens=len(request.prompt_ids), prompt=started)])
         limit = request.sampling.max_tokens
         tokens = script.tokens if limit < 0 else script.tokens[:limit]
         for position, text in enumerate(tokens):

@@ -42,6 +42,10 @@ VLLM_NAMES = {
         "vllm:request_time_per_output_token_seconds",
     ),
     "e2e_request_latency_seconds": ("vllm:e2e_request_latency_seconds",),
+    "request_queue_time_seconds": ("vllm:request_queue_time_seconds",),
+    "request_prefill_time_seconds": ("vllm:request_prefill_time_seconds",),
+    "request_decode_time_seconds": ("vllm:request_decode_time_seconds",),
+    "request_inference_time_seconds": ("vllm:request_inference_time_seconds",),
     "request_prompt_tokens": ("vllm:request_prompt_tokens",),
     "request_generation_tokens": ("vllm:request_generation_tokens",),
 }
@@ -70,6 +74,18 @@ class Metrics:
         )
         self.end_to_end = histogram(
             "e2e_request_latency_seconds", "from request to the end of its answer", _DURATION_S
+        )
+        self.queue_time = histogram(
+            "request_queue_time_seconds", "from a prompt's arrival to its first step", _LATENCY_S
+        )
+        self.prefill_time = histogram(
+            "request_prefill_time_seconds", "from first step to first token", _LATENCY_S
+        )
+        self.decode_time = histogram(
+            "request_decode_time_seconds", "from first to last token", _DURATION_S
+        )
+        self.inference_time = histogram(
+            "request_inference_time_seconds", "from first step to last token", _DURATION_S
         )
         self.request_prompt_tokens = histogram(
             "request_prompt_tokens", "tokens of a request's prompt", _TOKENS

@@ -29,6 +29,8 @@ class RequestLog:
         self._metrics = metrics
         self._trace = trace
         self._begin_s = time.perf_counter()
+        self._submitted_s = self._begin_s
+        self._queue_s: float | None = None  # of the prompt that ran first
         self._first_token_s: float | None = None
         self._token_s: dict[int, float] = {}  # of each choice's latest token
         self._prompt_tokens = 0
@@ -53,9 +55,12 @@ class RequestLog:
         self._prompt_tokens = prompt_tokens
         self._metrics.prompt_tokens.inc(prompt_tokens)
         self._event("submitted", prompt_tokens=prompt_tokens, choices=num_choices)
-        self._begin_slice("prompt", tokens=prompt_tokens)
+        self._submitted_s = time.perf_counter()
+        self._begin_slice("queue", at_s=self._submitted_s)
 
     def progressed(self, delta: Delta) -> None:
+        if delta.prompt is not None and delta.prompt.queue_s is not None:
+            self._started(delta.prompt.queue_s)
         if delta.token_ids:
             self._tokens(delta)
         self._completion_tokens[delta.choice] = delta.completion_tokens
@@ -69,12 +74,28 @@ class RequestLog:
                 tokens=delta.completion_tokens,
             )
 
+    def _started(self, queue_s: float) -> None:
+        """A prompt has left the queue: the only one, or one of several."""
+        self._metrics.queue_time.observe(queue_s)
+        if self._queue_s is None:
+            self._queue_s = queue_s
+            self._end_slice(at_s=self._started_s)
+            self._begin_slice("prompt", at_s=self._started_s, tokens=self._prompt_tokens)
+
+    @property
+    def _started_s(self) -> float:
+        """When the first prompt left the queue, by this module's clock."""
+        assert self._queue_s is not None
+        return min(self._submitted_s + self._queue_s, time.perf_counter())
+
     def _tokens(self, delta: Delta) -> None:
         """One or more new tokens of a choice; several count as evenly spaced."""
         now_s = time.perf_counter()
         if self._first_token_s is None:
             self._first_token_s = now_s
             self._metrics.first_token.observe(now_s - self._begin_s)
+            if self._queue_s is not None:
+                self._metrics.prefill_time.observe(now_s - self._started_s)
             self._event("first_token", choice=delta.choice)
             self._end_slice()
             self._begin_slice("decode")
@@ -94,6 +115,11 @@ class RequestLog:
         if self._first_token_s is not None and tokens > 1:
             decode_s = total_s - (self._first_token_s - self._begin_s)
             metrics.per_output_token.observe(decode_s / (tokens - 1))
+        if self._first_token_s is not None:
+            last_token_s = max(self._token_s.values())
+            metrics.decode_time.observe(last_token_s - self._first_token_s)
+            if self._queue_s is not None:
+                metrics.inference_time.observe(last_token_s - self._started_s)
         self._end(200, "+".join(dict.fromkeys(self._finish_reasons)))
 
     def disconnected(self) -> None:
@@ -119,6 +145,9 @@ class RequestLog:
         if self._prompt_tokens:
             fields |= {"prompt": self._prompt_tokens, "output": self.completion_tokens}
             line += f" prompt={self._prompt_tokens} output={self.completion_tokens}"
+        if self._queue_s is not None:
+            fields["queue_ms"] = round(self._queue_s * 1e3)
+            line += f" queue={self._queue_s * 1e3:.0f}ms"
         if self._first_token_s is not None:
             ttft_s = self._first_token_s - self._begin_s
             decode_s = total_s - ttft_s
@@ -143,15 +172,17 @@ class RequestLog:
         }
         tracer.info("%s", json.dumps(record))
         if name != "received":  # the beginning of the slice says so
-            self._keep("i", name, **details)
+            self._keep("i", name, None, details)
 
-    def _begin_slice(self, name: str, **details: object) -> None:
+    def _begin_slice(self, name: str, *, at_s: float | None = None, **details: object) -> None:
         self._open_slices.append(name)
-        self._keep("B", name, **details)
+        self._keep("B", name, at_s, details)
 
-    def _end_slice(self) -> None:
-        self._keep("E", self._open_slices.pop())
+    def _end_slice(self, *, at_s: float | None = None) -> None:
+        self._keep("E", self._open_slices.pop(), at_s, {})
 
-    def _keep(self, phase: Phase, name: str, **details: object) -> None:
+    def _keep(
+        self, phase: Phase, name: str, at_s: float | None, details: dict[str, object]
+    ) -> None:
         if self._trace is not None:
-            self._trace.add(phase, name, self._request_id, **details)
+            self._trace.add(phase, name, self._request_id, at_s=at_s, **details)

@@ -24,9 +24,17 @@ class EventTrace:
     def __init__(self, max_events: int = MAX_EVENTS) -> None:
         self._events: deque[_Event] = deque(maxlen=max_events)
 
-    def add(self, phase: Phase, name: str, request_id: str, **arguments: Any) -> None:
-        """Something that happens now to a request."""
-        at_us = time.perf_counter_ns() // 1000
+    def add(
+        self,
+        phase: Phase,
+        name: str,
+        request_id: str,
+        *,
+        at_s: float | None = None,
+        **arguments: Any,
+    ) -> None:
+        """Something that happens to a request, now or when time.perf_counter() said `at_s`."""
+        at_us = time.perf_counter_ns() // 1000 if at_s is None else int(at_s * 1e6)
         self._events.append((phase, name, request_id, at_us, arguments))
 
     def to_json(self) -> bytes:

@@ -10,6 +10,7 @@ from mlc_server.engine.types import (
     GenerationRequest,
     GrammarSpec,
     Handle,
+    PromptNews,
     SamplingOptions,
     TokenLogprob,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "GrammarCompiler",
     "GrammarSpec",
     "Handle",
+    "PromptNews",
     "SamplingOptions",
     "Sink",
     "TokenLogprob",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from mlc_server import _core
-from mlc_server.engine.types import Delta, SamplingOptions, TokenLogprob
+from mlc_server.engine.types import Delta, PromptNews, SamplingOptions, TokenLogprob
 from mlc_server.errors import ContextOverflow, InvalidRequest, QueueFull, RequestError, Unavailable
 
 _SAMPLING_FIELDS = tuple(field.name for field in fields(SamplingOptions))
@@ -24,9 +24,19 @@ def sampling_params(options: SamplingOptions) -> _core.SamplingParams:
 
 def delta_from(item: _core.StepOutput) -> Delta:
     """A drained item without its request id."""
-    _, choice, text, token_ids, logprobs, finish_reason, stop_reason, prompt, completion, error = (
-        item
-    )
+    (
+        _,
+        choice,
+        text,
+        token_ids,
+        logprobs,
+        finish_reason,
+        stop_reason,
+        prompt_tokens,
+        completion_tokens,
+        error,
+        prompt,
+    ) = item
     return Delta(
         choice,
         text,
@@ -34,9 +44,10 @@ def delta_from(item: _core.StepOutput) -> Delta:
         None if logprobs is None else [TokenLogprob(*entry) for entry in logprobs],
         finish_reason,
         stop_reason,
-        prompt,
-        completion,
+        prompt_tokens,
+        completion_tokens,
         error,
+        None if prompt is None else PromptNews(*prompt),
     )
 
 

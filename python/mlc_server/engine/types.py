@@ -82,6 +82,13 @@ class TokenLogprob(NamedTuple):
     alternatives: list[tuple[int, float]]
 
 
+class PromptNews(NamedTuple):
+    """What happened to a request's prompt, reported with one of its choices."""
+
+    # How long the request waited until some of it ran; reported once, as soon as it did.
+    queue_s: float
+
+
 @dataclass(frozen=True, slots=True)
 class Delta:
     """News of one choice since its sink was last called.
@@ -103,6 +110,7 @@ class Delta:
     completion_tokens: int = 0
     # What went wrong, for the client, when finish_reason is "error".
     error: str | None = None
+    prompt: PromptNews | None = None
 
 
 @dataclass(frozen=True, slots=True)

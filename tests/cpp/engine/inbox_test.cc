@@ -18,22 +18,22 @@ std::shared_ptr<const Request> MakeRequest(RequestId id) {
 TEST(InboxCountsTheEngineQueueToo) {
   Inbox inbox(3);
   for (RequestId id = 1; id <= 3; ++id) {
-    EXPECT_FALSE(inbox.Submit(MakeRequest(id)).has_value());
+    EXPECT_FALSE(inbox.Submit(MakeRequest(id), 0).has_value());
   }
-  EXPECT_EQ(inbox.Submit(MakeRequest(4))->code, ErrorCode::kQueueFull);
+  EXPECT_EQ(inbox.Submit(MakeRequest(4), 0)->code, ErrorCode::kQueueFull);
   EXPECT_EQ(inbox.Take().size(), size_t{3});
   EXPECT_EQ(inbox.num_waiting(), 3);
-  EXPECT_EQ(inbox.Submit(MakeRequest(4))->code, ErrorCode::kQueueFull);  // taken, not started
+  EXPECT_EQ(inbox.Submit(MakeRequest(4), 0)->code, ErrorCode::kQueueFull);  // taken, not started
   inbox.NoteStarted(1);
-  EXPECT_FALSE(inbox.Submit(MakeRequest(4)).has_value());
-  EXPECT_EQ(inbox.Submit(MakeRequest(5))->code, ErrorCode::kQueueFull);
+  EXPECT_FALSE(inbox.Submit(MakeRequest(4), 0).has_value());
+  EXPECT_EQ(inbox.Submit(MakeRequest(5), 0)->code, ErrorCode::kQueueFull);
 }
 
 TEST(InboxKeepsTheOrderOfCommands) {
   Inbox inbox(10);
-  EXPECT_FALSE(inbox.Submit(MakeRequest(1)).has_value());
+  EXPECT_FALSE(inbox.Submit(MakeRequest(1), 0).has_value());
   inbox.Cancel(1);
-  EXPECT_FALSE(inbox.Submit(MakeRequest(2)).has_value());
+  EXPECT_FALSE(inbox.Submit(MakeRequest(2), 0).has_value());
   const std::vector<Command> commands = inbox.Take();
   EXPECT_EQ(commands.size(), size_t{3});
   EXPECT_TRUE(commands[0].request != nullptr && commands[0].request_id == 1);
@@ -44,7 +44,7 @@ TEST(InboxKeepsTheOrderOfCommands) {
 
 TEST(InboxKeepsOneCancellationPerOpenRequest) {
   Inbox inbox(10);
-  EXPECT_FALSE(inbox.Submit(MakeRequest(1)).has_value());
+  EXPECT_FALSE(inbox.Submit(MakeRequest(1), 0).has_value());
   inbox.Take();
   for (int32_t repeat = 0; repeat < 1000; ++repeat) {
     inbox.Cancel(1);
@@ -58,21 +58,21 @@ TEST(InboxKeepsOneCancellationPerOpenRequest) {
 
 TEST(InboxRefusesAnOpenIdAndTakesAFinishedOne) {
   Inbox inbox(10);
-  EXPECT_FALSE(inbox.Submit(MakeRequest(1)).has_value());
-  const Status refused = inbox.Submit(MakeRequest(1));
+  EXPECT_FALSE(inbox.Submit(MakeRequest(1), 0).has_value());
+  const Status refused = inbox.Submit(MakeRequest(1), 0);
   EXPECT_EQ(refused->code, ErrorCode::kInvalidValue);
   EXPECT_EQ(refused->param, "request_id");
   inbox.Take();
   inbox.NoteFinished(1);
-  EXPECT_FALSE(inbox.Submit(MakeRequest(1)).has_value());
+  EXPECT_FALSE(inbox.Submit(MakeRequest(1), 0).has_value());
 }
 
 TEST(ClosedInboxReturnsWhatWaitsAndRefusesMore) {
   Inbox inbox(10);
-  EXPECT_FALSE(inbox.Submit(MakeRequest(1)).has_value());
+  EXPECT_FALSE(inbox.Submit(MakeRequest(1), 0).has_value());
   EXPECT_EQ(inbox.Close("gone").size(), size_t{1});
   EXPECT_TRUE(inbox.Close("other").empty());
-  const Status refused = inbox.Submit(MakeRequest(2));
+  const Status refused = inbox.Submit(MakeRequest(2), 0);
   EXPECT_EQ(refused->code, ErrorCode::kUnavailable);
   EXPECT_EQ(refused->message, "gone");
   EXPECT_EQ(inbox.num_waiting(), 0);
@@ -82,7 +82,7 @@ TEST(InboxWaitEndsWithTheFirstCommandOrWake) {
   Inbox inbox(10);
   const auto long_time = std::chrono::seconds(60);
   const auto start = std::chrono::steady_clock::now();
-  std::thread submitter([&] { (void)inbox.Submit(MakeRequest(1)); });
+  std::thread submitter([&] { (void)inbox.Submit(MakeRequest(1), 0); });
   inbox.Wait(long_time);
   submitter.join();
   inbox.Take();

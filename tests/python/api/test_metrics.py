@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -28,7 +29,7 @@ def scrape(url: str) -> Samples:
 
 
 def test_counts_and_histograms_follow_the_requests() -> None:
-    with live_server(script=Script(step_s=0.02)) as (server, _):
+    with live_server(script=Script(step_s=0.02, queue_s=0.004)) as (server, _):
         url = f"{server.url}/v1/chat/completions"
         for fields in ({}, {"stream": True}, {"n": 2}, {"max_tokens": 2}):
             assert requests.post(url, json=chat_body(**fields), timeout=20).status_code == 200
@@ -47,6 +48,15 @@ def test_counts_and_histograms_follow_the_requests() -> None:
     assert samples["mlc_server_time_to_first_token_seconds_count", ()] == 4
     assert samples["mlc_server_time_to_first_token_seconds_bucket", (("le", "0.01"),)] == 0
     assert samples["mlc_server_request_generation_tokens_sum", ()] == 5 + 5 + 10 + 2
+    assert samples["mlc_server_request_queue_time_seconds_count", ()] == 4
+    assert samples["mlc_server_request_queue_time_seconds_sum", ()] == pytest.approx(4 * 0.004)
+    parts = ("prefill", "decode", "inference")
+    prefill, decode, inference = (f"mlc_server_request_{part}_time_seconds" for part in parts)
+    assert [samples[f"{name}_count", ()] for name in (prefill, decode, inference)] == [4, 4, 4]
+    assert samples[f"{prefill}_sum", ()] + samples[f"{decode}_sum", ()] == pytest.approx(
+        samples[f"{inference}_sum", ()]
+    )
+    assert samples[f"{decode}_sum", ()] >= (3 + 3 + 3 + 1) * 0.02
     # Between the five tokens of each choice that stopped (the last is EOS), and of the cut one.
     assert samples["mlc_server_inter_token_latency_seconds_count", ()] == 4 * 4 + 1
     assert samples["mlc_server_time_per_output_token_seconds_count", ()] == 4

@@ -38,7 +38,7 @@ def test_requests_become_nested_slices() -> None:
             elif event["ph"] == "E":
                 assert opened.pop() == event["name"]
         assert opened == []
-        whole = ["request", "request/prompt", "request/decode"]
+        whole = ["request", "request/queue", "request/prompt", "request/decode"]
         assert slices == (["request"] if name == "refused" else whole)
         instants = [e["name"] for e in of_track if e["ph"] == "i"]
         assert instants[-1] == "ended"

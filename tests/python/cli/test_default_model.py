@@ -107,7 +107,8 @@ def test_the_log_has_one_line_per_request_and_no_prompts(server: Process) -> Non
     chat(server, max_tokens=2)
     lines = [line for line in server.lines if "mlc_server.requests" in line]
     assert lines
-    assert re.search(r"req-\w+ 200 \w+ prompt=\d+ output=\d+ ttft=\d+ms rate=", lines[-1])
+    pattern = r"req-\w+ 200 \w+ prompt=\d+ output=\d+ queue=\d+ms ttft=\d+ms rate="
+    assert re.search(pattern, lines[-1])
     assert "apples" not in server.output
 
 
