@@ -32,6 +32,8 @@ class Answer:
     log: RequestLog
     # How the request may call tools; None if it may not.
     tools: ToolUse | None = None
+    # The prompt's ids if return_token_ids asks for ids, of the output's tokens too.
+    prompt_ids: Sequence[int] | None = None
 
     def logprobs(self, delta: Delta) -> list[Logprob] | None:
         """The delta's log-probabilities with tokens as bytes; None if none were asked for."""

@@ -79,6 +79,7 @@ async def _begin(
         token_bytes=model.token_bytes,
         log=log,
         tools=tools,
+        prompt_ids=prompt_ids if body.return_token_ids else None,
     )
 
 

@@ -21,8 +21,9 @@ _CLIENT_CLOSED_REQUEST = 499
 class _Draft:
     """A choice while its parts come in."""
 
-    def __init__(self, tools: ToolUse | None) -> None:
+    def __init__(self, tools: ToolUse | None, *, shows_ids: bool = False) -> None:
         self._tools = tools
+        self._token_ids: list[int] | None = [] if shows_ids else None
         self._reader = ChoiceReader(tools)
         self._content: list[str] = []
         self._calls: list[tuple[str, list[str]]] = []
@@ -41,6 +42,8 @@ class _Draft:
             if self._logprobs is None:
                 self._logprobs = []
             self._logprobs.extend(logprobs)
+        if self._token_ids is not None:
+            self._token_ids.extend(delta.token_ids)
         self._last = delta
 
     def finish(self, index: int) -> Choice:
@@ -53,6 +56,7 @@ class _Draft:
             stop_reason=self._last.stop_reason,
             logprobs=self._logprobs,
             tool_calls=[self._call(name, "".join(parts)) for name, parts in self._calls],
+            token_ids=self._token_ids,
         )
 
     def _call(self, name: str, arguments: str) -> CalledTool:
@@ -89,10 +93,12 @@ async def gather(
 
 async def collect(answer: Answer, receive: Receive) -> Response:
     """The chat answer of a whole request."""
-    drafts = [_Draft(answer.tools) for _ in range(answer.num_choices)]
+    shows_ids = answer.prompt_ids is not None
+    drafts = [_Draft(answer.tools, shows_ids=shows_ids) for _ in range(answer.num_choices)]
     left = await gather(answer, receive, lambda delta, lp: drafts[delta.choice].add(delta, lp))
     if left is not None:
         return left
     choices = [draft.finish(index) for index, draft in enumerate(drafts)]
     usage = Usage(answer.prompt_tokens, answer.log.completion_tokens)
-    return Response(completion(answer.head, choices, usage), media_type="application/json")
+    body = completion(answer.head, choices, usage, answer.prompt_ids)
+    return Response(body, media_type="application/json")

@@ -58,7 +58,7 @@ class EventStreamResponse(Response):
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
             try:
                 for index in range(answer.num_choices):
-                    await _send_event(send, self._writer.role(index))
+                    await _send_event(send, self._role(index))
                 await self._send_deltas(send)
             except RequestError as error:
                 answer.log.failed(error)
@@ -78,6 +78,7 @@ class EventStreamResponse(Response):
 
     async def _send_deltas(self, send: Send) -> None:
         generation = self._answer.generation
+        events = self._events if self._answer.prompt_ids is None else self._events_with_ids
         while not generation.finished and not generation.disconnected:
             deltas = await generation.next(self._ping_interval_s)
             if not deltas and not generation.disconnected:
@@ -87,8 +88,24 @@ class EventStreamResponse(Response):
                 self._answer.log.progressed(delta)
                 if self._usage_always:
                     self._writer.set_usage(self._usage())
-                for event in self._events(delta):
+                for event in events(delta):
                     await _send_event(send, event)
+
+    def _role(self, index: int) -> bytes:
+        """The first chunk of a choice; the first of all has the prompt's ids if they are wanted."""
+        chunk, prompt_ids = self._writer.role(index), self._answer.prompt_ids
+        if prompt_ids is None or index > 0:
+            return chunk
+        return self._writer.with_prompt_ids(chunk, prompt_ids)
+
+    def _events_with_ids(self, delta: Delta) -> Iterator[bytes]:
+        """The same with token ids, which go with the delta's first event."""
+        token_ids = delta.token_ids
+        for event in self._events(delta):
+            yield self._writer.with_token_ids(event, token_ids)
+            token_ids = []
+        if token_ids:  # their text is held back
+            yield self._writer.with_token_ids(self._writer.text(delta.choice, ""), token_ids)
 
     def _events(self, delta: Delta) -> Iterator[bytes]:
         """At most one event per piece of content or of a call, and one with the finish reason.

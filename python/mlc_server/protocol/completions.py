@@ -45,7 +45,6 @@ class CompletionRequest(GenerationFields):
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=limits.MAX_COMPLETION_LOGPROBS.default)] | None = None
     best_of: Annotated[int, Field(ge=1, le=limits.MAX_CHOICES.default)] | None = None
-    return_token_ids: bool | None = None
     suffix: Annotated[str, Field(max_length=4096)] | None = None
     # Whether the tokenizer puts its own special tokens (such as BOS) around a text.
     add_special_tokens: bool | None = None

@@ -36,7 +36,6 @@ NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "echo": (False,),
     "add_special_tokens": (False,),
     "chat_template": (),
-    "return_token_ids": (False,),
     "documents": ([],),
     # Other ways to decode.
     "best_of": (1,),

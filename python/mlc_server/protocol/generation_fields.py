@@ -107,6 +107,8 @@ class GenerationFields(StrictModel):
     structured_outputs: Annotated[Any, WithJsonSchema(STRUCTURED_OUTPUTS_SCHEMA)] = None
 
     n: Annotated[int, Field(ge=1, le=limits.MAX_CHOICES.default)] | None = None
+    # Token ids of prompt and output beside their text, as in vLLM.
+    return_token_ids: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Annotated[str, Field(max_length=4096)] | None = None

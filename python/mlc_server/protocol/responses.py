@@ -67,19 +67,22 @@ class Choice:
     stop_reason: int | str | None = None
     logprobs: Sequence[Logprob] | None = None
     tool_calls: Sequence[CalledTool] = ()
+    # If return_token_ids asks for them.
+    token_ids: Sequence[int] | None = None
 
     def to_json(self) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": self.content, "refusal": None}
         if self.tool_calls:
             message["content"] = self.content or None
             message["tool_calls"] = [call.to_json() for call in self.tool_calls]
-        return {
+        choice = {
             "index": self.index,
             "message": message,
             "logprobs": None if self.logprobs is None else logprobs_json(self.logprobs),
             "finish_reason": self.finish_reason,
             "stop_reason": self.stop_reason,
         }
+        return choice if self.token_ids is None else choice | {"token_ids": self.token_ids}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,19 +104,23 @@ class ResponseHead:
         )
 
 
-def completion(head: ResponseHead, choices: Sequence[Choice], usage: Usage) -> bytes:
-    """A whole ChatCompletionResponse."""
-    return orjson.dumps(
-        {
-            "id": head.id,
-            "object": "chat.completion",
-            "created": head.created,
-            "model": head.model,
-            "choices": [choice.to_json() for choice in choices],
-            "usage": usage.to_json(),
-            "system_fingerprint": head.system_fingerprint,
-        }
-    )
+def completion(
+    head: ResponseHead,
+    choices: Sequence[Choice],
+    usage: Usage,
+    prompt_ids: Sequence[int] | None = None,
+) -> bytes:
+    """A whole ChatCompletionResponse; `prompt_ids` if return_token_ids asks for them."""
+    body = {
+        "id": head.id,
+        "object": "chat.completion",
+        "created": head.created,
+        "model": head.model,
+        "choices": [choice.to_json() for choice in choices],
+        "usage": usage.to_json(),
+        "system_fingerprint": head.system_fingerprint,
+    }
+    return orjson.dumps(body if prompt_ids is None else body | {"prompt_token_ids": prompt_ids})
 
 
 class ChunkWriter:
@@ -180,6 +187,16 @@ class ChunkWriter:
                 self._end,
             )
         )
+
+    def with_token_ids(self, chunk: bytes, token_ids: Sequence[int]) -> bytes:
+        """A chunk with the ids of the tokens it brings, in its choice."""
+        choice = chunk[: -len(self._end) - 1]
+        return b'%b,"token_ids":%b}%b' % (choice, orjson.dumps(token_ids), self._end)
+
+    def with_prompt_ids(self, chunk: bytes, prompt_ids: Sequence[int]) -> bytes:
+        """The first chunk of the response, with the prompt's ids."""
+        rest = chunk.removeprefix(b"data: {")
+        return b'data: {"prompt_token_ids":%b,%b' % (orjson.dumps(prompt_ids), rest)
 
     def set_usage(self, usage: Usage) -> None:
         """From now on every chunk says what has been used so far."""
