@@ -188,12 +188,13 @@ class LiveServer:
     def set_ready(self, engine: EnginePort) -> None:
         model = ServedModel(
             id=MODEL_ID,
-            names=model_names(MODEL_ID, MODEL_PATH),
+            names=model_names(MODEL_ID, MODEL_PATH, *self.settings.served_model_names),
             context_window_size=CONTEXT_WINDOW,
             system_fingerprint="fp_test",
             prompts=byte_prompts(),
             token_bytes=TOKEN_BYTES,
             engine=engine,
+            aliases=self.settings.served_model_names,
             tool_call_style=self.settings.tool_call_style,
         )
         self.on_loop(lambda: self.service.set_ready(model))

@@ -72,7 +72,7 @@ async def _begin(
     generation = service.open(request)
     log.submitted(len(prompt_ids), request.num_choices)
     return Answer(
-        head=ResponseHead.new(model.id, model.system_fingerprint),
+        head=ResponseHead.new(model.shown_as(body.model), model.system_fingerprint),
         generation=generation,
         num_choices=request.num_choices,
         prompt_tokens=len(prompt_ids),

@@ -175,7 +175,7 @@ async def _begin(
     num_choices = len(requests) * (body.n or 1)
     log.submitted(num_tokens, num_choices)
     return Answer(
-        head=completion_head(model.id, model.system_fingerprint),
+        head=completion_head(model.shown_as(body.model), model.system_fingerprint),
         generation=generation,
         num_choices=num_choices,
         prompt_tokens=num_tokens,

@@ -52,9 +52,20 @@ class ServedModel:
     token_bytes: Sequence[bytes]
     engine: EnginePort
     tool_call_style: ToolCallStyle = "openai"
+    # Other names it is listed under, after its id.
+    aliases: tuple[str, ...] = ()
     # Tokens of one page of the KV cache.
     page_size: int = 16
     created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The names it is listed under."""
+        return (self.id, *self.aliases)
+
+    def shown_as(self, name: str | None) -> str:
+        """What an answer calls it: as the request did if that name is listed, else by its id."""
+        return name if name is not None and name in self.ids else self.id
 
 
 def model_names(model_id: str, *given: str) -> frozenset[str]:
@@ -65,6 +76,14 @@ def model_names(model_id: str, *given: str) -> frozenset[str]:
         plain = posixpath.normpath(path)
         names.update({path, plain, posixpath.basename(plain)})
     return frozenset(normal_name(name) for name in names if name)
+
+
+def not_served(model: ServedModel, name: str | None) -> ModelNotFound:
+    """The refusal of a name that is not `model`'s."""
+    listed = ", ".join(map(show, model.ids))
+    return ModelNotFound(
+        f"model {show(name)} is not served here; this server has {listed}", param="model"
+    )
 
 
 def normal_name(name: str) -> str:
@@ -123,10 +142,7 @@ class Service:
             raise Unavailable(self._reason)
         known = name is None or normal_name(name) in self._model.names
         if not known and not self._allow_any_model:
-            raise ModelNotFound(
-                f"model {show(name)} is not served here; this server has {show(self._model.id)}",
-                param="model",
-            )
+            raise not_served(self._model, name)
         return self._model
 
     async def prepare(self, request: GenerationRequest) -> GenerationRequest:

@@ -9,9 +9,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from mlc_server import __version__
 from mlc_server.api.metrics import CONTENT_TYPE
-from mlc_server.api.service import ServedModel, Service, normal_name
-from mlc_server.errors import ModelNotFound
-from mlc_server.protocol.excerpt import show
+from mlc_server.api.service import ServedModel, Service, normal_name, not_served
 
 router = APIRouter()
 
@@ -23,20 +21,18 @@ def _service(request: Request) -> Service:
 
 @router.get("/v1/models", summary="List the models served")
 async def list_models(request: Request) -> dict[str, Any]:
-    """The loaded model; 503 while it is loading."""
-    return {"object": "list", "data": [_model_card(_service(request).served())]}
+    """The loaded model under each of its names; 503 while it is loading."""
+    model = _service(request).served()
+    return {"object": "list", "data": [_model_card(model, name) for name in model.ids]}
 
 
 @router.get("/v1/models/{model_id:path}", summary="One model")
 async def get_model(request: Request, model_id: str) -> dict[str, Any]:
-    """A model by its id or by the path it was loaded from."""
+    """A model by one of its names or by the path it was loaded from."""
     model = _service(request).served()
     if normal_name(model_id) not in model.names:
-        raise ModelNotFound(
-            f"model {show(model_id)} is not served here; this server has {show(model.id)}",
-            param="model",
-        )
-    return _model_card(model)
+        raise not_served(model, model_id)
+    return _model_card(model, model.shown_as(model_id))
 
 
 @router.get("/health", summary="Whether requests are being served")
@@ -70,9 +66,9 @@ async def version() -> dict[str, str]:
     return {"version": __version__}
 
 
-def _model_card(model: ServedModel) -> dict[str, Any]:
+def _model_card(model: ServedModel, name: str) -> dict[str, Any]:
     return {
-        "id": model.id,
+        "id": name,
         "object": "model",
         "created": model.created,
         "owned_by": "mlc_server",

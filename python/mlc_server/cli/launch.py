@@ -61,6 +61,7 @@ class LoadedModel:
     id: str
     names: frozenset[str]
     system_fingerprint: str
+    aliases: tuple[str, ...] = ()
     grammars: GrammarCompiler | None = None
     tool_call_style: ToolCallStyle = "openai"
 
@@ -71,6 +72,7 @@ class LoadedModel:
         model = ServedModel(
             id=self.id,
             names=self.names,
+            aliases=self.aliases,
             context_window_size=self.kv.context_window,
             system_fingerprint=self.system_fingerprint,
             prompts=self.prompts,
@@ -153,7 +155,8 @@ def load_model(settings: ServerSettings, phases: Phases) -> LoadedModel:
         core = _make_engine(settings, runner, prompts, vocabulary, kv)
         phase.note = kv.describe()
     own_name = DEFAULT_MODEL_ID if settings.model is None else folder.name
-    model_id, *aliases = settings.served_model_names or (own_name,)
+    model_id, *others = settings.served_model_names or (own_name,)
+    aliases = tuple(name for name in dict.fromkeys(others) if name != model_id)
     given = (*aliases, folder.name, settings.model or DEFAULT_MODEL_ID)
     return LoadedModel(
         core=core,
@@ -162,6 +165,7 @@ def load_model(settings: ServerSettings, phases: Phases) -> LoadedModel:
         kv=kv,
         id=model_id,
         names=model_names(model_id, *given),
+        aliases=aliases,
         system_fingerprint=_fingerprint(library, runner.metadata_json),
         grammars=GrammarCompiler(
             vocabulary, _eos_token_ids(prompts, runner.info.vocab_size), runner.info.vocab_size

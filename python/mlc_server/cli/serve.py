@@ -58,7 +58,8 @@ def _add_model_flags(group: Any) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="id of the model in the API; given again: another name for it; default: its name",
+        help="id of the model in the API; given again: another name, listed and answered to as "
+        "well; default: the model's own",
     )
     group.add_argument(
         "--allow-any-model",

@@ -13,6 +13,7 @@ from mlc_server.api.service import model_names, normal_name
 from mlc_server.settings import CorsSettings, ServerSettings
 from support.http_server import (
     MODEL_ID,
+    MODEL_PATH,
     FakeEngine,
     LiveServer,
     Script,
@@ -104,6 +105,39 @@ def test_model_card() -> None:
         assert card["max_model_len"] == 4096
         again = requests.get(f"{server.url}/v1/models/{MODEL_ID}", timeout=20).json()
         assert again == card
+
+
+def test_a_model_answers_to_each_of_its_names() -> None:
+    """Lists, cards and answers call it what the client does; a path means its id."""
+    with live_server(ServerSettings(served_model_names=("other", "org/third"))) as (server, _):
+        listed = requests.get(f"{server.url}/v1/models", timeout=20).json()["data"]
+        assert [card["id"] for card in listed] == [MODEL_ID, "other", "org/third"]
+        assert {card["root"] for card in listed} == {MODEL_ID}
+        for card in listed:
+            answer = requests.get(f"{server.url}/v1/models/{card['id']}", timeout=20)
+            assert answer.json() == card
+        calls = (("chat/completions", chat_body()), ("completions", {"prompt": "a"}))
+        for route, body in calls:
+            for name, shown in (
+                ("other", "other"),
+                ("org/third", "org/third"),
+                (MODEL_ID, MODEL_ID),
+                (MODEL_PATH, MODEL_ID),
+                (None, MODEL_ID),
+            ):
+                url = f"{server.url}/v1/{route}"
+                answer = requests.post(url, json={**body, "model": name}, timeout=20)
+                assert answer.json()["model"] == shown
+            streamed = {**body, "model": "other", "stream": True}
+            stream = requests.post(f"{server.url}/v1/{route}", json=streamed, timeout=20)
+            assert '"model":"other"' in stream.text
+            assert f'"model":"{MODEL_ID}"' not in stream.text
+        refused = requests.get(f"{server.url}/v1/models/fourth", timeout=20)
+        assert refused.status_code == 404
+        error = refused.json()["error"]
+        assert error["code"] == "model_not_found"
+        for name in ("fourth", MODEL_ID, "other", "org/third"):
+            assert f'"{name}"' in error["message"]
 
 
 @pytest.mark.parametrize(
