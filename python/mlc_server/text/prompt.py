@@ -16,6 +16,7 @@ from mlc_server.text.mlc_template import MlcTemplate
 from mlc_server.text.template_options import DEFAULT_OPTIONS, TemplateOptions
 from mlc_server.text.tokenizer import Tokenizer
 from mlc_server.text.tools.conversation import in_text
+from mlc_server.text.tools.single_calls import one_call_at_a_time, shows_parallel_calls
 from mlc_server.text.tools.support import AUTO, ToolSupport, choose_format
 
 MLC_TEMPLATE = "mlc"
@@ -87,6 +88,7 @@ class PromptBuilder:
             format=choose_format(template.source, native=native, wanted=tool_format),
             native=native,
             has_system=has_system(template),
+            parallel=not native or shows_parallel_calls(template),
         )
         return cls(
             template=template, tokenizer=tokenizer, prefix_ids=prefix_ids, stop=stop, tools=tools
@@ -115,6 +117,8 @@ class PromptBuilder:
         if not self.tools.native:
             messages = in_text(messages, tools, has_system=self.tools.has_system)
             tools = ()
+        elif not self.tools.parallel:
+            messages = one_call_at_a_time(messages)
         return self.template.render(messages, tools, options)
 
     async def build_async(

@@ -13,11 +13,13 @@ DEFAULT_FORMAT = "hermes"
 @dataclass(frozen=True)
 class ToolSupport:
     """`format` is how the model writes calls. A `native` template shows tools, calls and results
-    itself; for others they are put into text. `has_system`: the template has system messages."""
+    itself; for others they are put into text. `has_system`: the template has system messages.
+    `parallel`: it shows several calls of one message; for others they are shown one by one."""
 
     format: str = DEFAULT_FORMAT
     native: bool = False
     has_system: bool = True
+    parallel: bool = True
 
 
 def choose_format(source: str, *, native: bool, wanted: str = AUTO) -> str:
