@@ -21,6 +21,7 @@ from mlc_server.api.service import EnginePort, ServedModel, Service, model_names
 from mlc_server.cli.ports import bind
 from mlc_server.engine import Delta, GenerationRequest, PromptNews, TokenLogprob
 from mlc_server.settings import ServerSettings
+from mlc_server.text.prompt import PromptBuilder
 from support.byte_model import EOS_ID, TOKEN_BYTES, byte_prompts
 
 MODEL_ID = "test-model"
@@ -185,13 +186,13 @@ class LiveServer:
 
         return asyncio.run_coroutine_threadsafe(call(), self.loop).result(timeout=20)
 
-    def set_ready(self, engine: EnginePort) -> None:
+    def set_ready(self, engine: EnginePort, prompts: PromptBuilder | None = None) -> None:
         model = ServedModel(
             id=MODEL_ID,
             names=model_names(MODEL_ID, MODEL_PATH, *self.settings.served_model_names),
             context_window_size=CONTEXT_WINDOW,
             system_fingerprint="fp_test",
-            prompts=byte_prompts(),
+            prompts=prompts or byte_prompts(),
             token_bytes=TOKEN_BYTES,
             engine=engine,
             aliases=self.settings.served_model_names,

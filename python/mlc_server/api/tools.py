@@ -15,12 +15,12 @@ from mlc_server.errors import InvalidRequest
 from mlc_server.protocol.chat import ChatCompletionRequest
 from mlc_server.protocol.messages import ChatMessage
 from mlc_server.protocol.structured_output import OutputFormat
-from mlc_server.protocol.tools import ToolCall
+from mlc_server.protocol.tools import Tool, ToolCall, ToolChoice
 from mlc_server.settings import ToolCallStyle
 from mlc_server.text.tools.events import Content, Event
-from mlc_server.text.tools.formats import PARSERS
+from mlc_server.text.tools.formats import make_parser
+from mlc_server.text.tools.functions import Function
 from mlc_server.text.tools.grammar import (
-    Function,
     auto_grammar,
     enforced_format,
     formatted_grammar,
@@ -28,6 +28,7 @@ from mlc_server.text.tools.grammar import (
     required_grammar,
 )
 from mlc_server.text.tools.parser import CallParser
+from mlc_server.text.tools.python_grammar import python_problem
 from mlc_server.text.tools.python_text import PythonTextWriter
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ToolUse:
-    """Tools of a request that may call them. `format` is how its calls are written.
+    """Tools of a request that may call them: the `functions` it may call. `format` is how its calls
+    are written.
 
     `grammar` enforces every call; if `enforced`, a call that does not fit must be impossible, not
     only unlikely. `single`: at most one call. `named`: the client named the function to call.
@@ -52,7 +54,7 @@ class ToolUse:
     def parser(self) -> CallParser:
         """A new one for each choice."""
         names = [function.name for function in self.functions]
-        return PARSERS[self.format](names, eager=self.grammar is not None)
+        return make_parser(self.format, names, enforced=self.grammar is not None)
 
     def new_id(self) -> str:
         """An id for a call; Mistral's templates take only nine letters and digits."""
@@ -76,18 +78,14 @@ def tool_use(body: ChatCompletionRequest, format_: str, style: ToolCallStyle) ->
     mode = choice.mode if choice is not None else "required" if style == "mlc" else "auto"
     if not body.tools or mode == "none":
         return None
-    functions = [
-        Function(tool.function.name, tool.function.parameters, bool(tool.function.strict))
-        for tool in body.tools
-    ]
-    named = choice.name if choice is not None else None
+    functions = _functions(body.tools, choice)
+    named = choice is not None and choice.named
     # OpenAI makes one call of a named function.
-    parallel = body.parallel_tool_calls is not False and named is None
+    parallel = body.parallel_tool_calls is not False and not named
     source: str | None
     if mode == "required":
-        format_ = enforced_format(format_)
-        wanted = [function for function in functions if named in (None, function.name)]
-        source = required_grammar(format_, wanted, parallel=parallel)
+        format_ = enforced_format(format_, functions)
+        source = required_grammar(format_, functions, parallel=parallel)
     elif answer is not None:
         format_ = marked_format(format_)
         source = formatted_grammar(format_, functions, _answer_schema(answer), parallel=parallel)
@@ -102,8 +100,19 @@ def tool_use(body: ChatCompletionRequest, format_: str, style: ToolCallStyle) ->
         or answer is not None
         or any(function.strict for function in functions),
         single=not parallel,
-        named=named is not None,
+        named=named,
     )
+
+
+def _functions(tools: Sequence[Tool], choice: ToolChoice | None) -> list[Function]:
+    """The functions that may be called."""
+    return [
+        Function(
+            tool.function.name, tool.function.parameters, bool(tool.function.strict), index=index
+        )
+        for index, tool in enumerate(tools)
+        if choice is None or choice.allows(tool.function.name)
+    ]
 
 
 def _answer_schema(answer: OutputFormat) -> dict[str, Any]:
@@ -120,16 +129,17 @@ def _answer_schema(answer: OutputFormat) -> dict[str, Any]:
 
 
 def _auto_source(format_: str, functions: Sequence[Function], *, parallel: bool) -> str | None:
-    source = auto_grammar(format_, functions, parallel=parallel)
-    if source is None:
-        for index, function in enumerate(functions):
-            if function.strict:
-                raise InvalidRequest(
-                    f"tools[{index}].function.strict: cannot be enforced for this model unless "
-                    "tool_choice requires a call",
-                    param=f"tools[{index}].function.strict",
-                )
-    return source
+    strict = next((function for function in functions if function.strict), None)
+    if strict is not None and enforced_format(format_, functions) != format_:
+        problems = ((function.name, python_problem(function)) for function in functions)
+        name, problem = next(pair for pair in problems if pair[1] is not None)
+        param = f"tools[{strict.index}].function.strict"
+        raise InvalidRequest(
+            f"{param}: cannot be enforced for this model unless tool_choice requires a call; "
+            f"{name}: {problem}",
+            param=param,
+        )
+    return auto_grammar(format_, functions, parallel=parallel)
 
 
 async def prepare(
@@ -154,9 +164,10 @@ async def prepare(
 
 async def _blame(service: Service, request: GenerationRequest, tools: ToolUse) -> None:
     """Raises InvalidRequest for the first function that cannot be enforced by itself."""
-    for index, function in enumerate(tools.functions):
-        source = required_grammar(enforced_format(tools.format), [function], parallel=False)
-        grammar = GrammarSpec("lark", source, param=f"tools[{index}].function.parameters")
+    for function in tools.functions:
+        format_ = enforced_format(tools.format, [function])
+        source = required_grammar(format_, [function], parallel=False)
+        grammar = GrammarSpec("lark", source, param=f"tools[{function.index}].function.parameters")
         await service.prepare(replace(request, grammar=grammar))
 
 
@@ -212,8 +223,10 @@ def template_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
 
 def template_tools(body: ChatCompletionRequest) -> list[Mapping[str, Any]]:
     """The tools as chat templates show them; none if the model must not call any."""
-    if body.tool_choice is not None and body.tool_choice.mode == "none":
+    choice = body.tool_choice
+    if choice is not None and choice.mode == "none":
         return []
+    allowed = choice.allowed if choice is not None and not choice.named else None
     return [
         {
             "type": "function",
@@ -224,6 +237,7 @@ def template_tools(body: ChatCompletionRequest) -> list[Mapping[str, Any]]:
             },
         }
         for tool in body.tools or ()
+        if allowed is None or tool.function.name in allowed
     ]
 
 

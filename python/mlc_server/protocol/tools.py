@@ -14,18 +14,39 @@ from mlc_server.protocol.strict import StrictModel, fault
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 CallId = Annotated[str, Field(min_length=1, max_length=limits.MAX_NAME_LENGTH.default)]
 
+_NAMED_FUNCTION_SCHEMA = {
+    "type": "object",
+    "required": ["type", "function"],
+    "properties": {
+        "type": {"const": "function"},
+        "function": {
+            "type": "object",
+            "required": ["name"],
+            "properties": {"name": {"type": "string"}},
+        },
+    },
+}
 CHOICE_SCHEMA = {
     "anyOf": [
         {"enum": ["none", "auto", "required"]},
+        _NAMED_FUNCTION_SCHEMA,
         {
             "type": "object",
-            "required": ["type", "function"],
+            "required": ["type", "allowed_tools"],
             "properties": {
-                "type": {"const": "function"},
-                "function": {
+                "type": {"const": "allowed_tools"},
+                "allowed_tools": {
                     "type": "object",
-                    "required": ["name"],
-                    "properties": {"name": {"type": "string"}},
+                    "required": ["mode", "tools"],
+                    "properties": {
+                        "mode": {"enum": ["auto", "required"]},
+                        "tools": {
+                            "type": "array",
+                            "minItems": 1,
+                            "maxItems": limits.MAX_TOOLS.default,
+                            "items": _NAMED_FUNCTION_SCHEMA,
+                        },
+                    },
                 },
             },
         },
@@ -103,10 +124,16 @@ class ToolCall(StrictModel):
 
 
 class ToolChoice(StrictModel):
-    """How tools may be used. `name` is the function that must be called, if one is named."""
+    """How tools may be used: all of them, or those `allowed`. `named`: the client named the one
+    function to call."""
 
     mode: Literal["none", "auto", "required"]
-    name: str | None = None
+    allowed: tuple[str, ...] | None = None
+    named: bool = False
+
+    def allows(self, name: str) -> bool:
+        """Whether a function may be called."""
+        return self.allowed is None or name in self.allowed
 
 
 def parse_choice(value: Any) -> ToolChoice | None:
@@ -117,13 +144,39 @@ def parse_choice(value: Any) -> ToolChoice | None:
         return ToolChoice(mode=value)  # type: ignore[arg-type]
     if not isinstance(value, dict):
         raise fault("", f'must be "none", "auto", "required" or a function; got {show(value)}')
+    if value.get("type") == "allowed_tools":
+        return _allowed_tools(value.get("allowed_tools"))
     if value.get("type") != "function":
-        raise fault("type", f'must be "function"; got {show(value.get("type"))}')
-    function = value.get("function")
+        expected = '"function" or "allowed_tools"'
+        raise fault("type", f"must be {expected}; got {show(value.get('type'))}")
+    return ToolChoice(mode="required", allowed=(_function_name(value, ""),), named=True)
+
+
+def _allowed_tools(value: Any) -> ToolChoice:
+    field = "allowed_tools"
+    if not isinstance(value, dict):
+        raise fault(field, f"must be an object; got {show(value)}")
+    mode, tools, limit = value.get("mode"), value.get("tools"), limits.MAX_TOOLS.default
+    if mode not in ("auto", "required"):
+        raise fault(f"{field}.mode", f'must be "auto" or "required"; got {show(mode)}')
+    if not isinstance(tools, list) or not 0 < len(tools) <= limit:
+        raise fault(f"{field}.tools", f"must be a list of 1 to {limit} tools; got {show(tools)}")
+    names = []
+    for index, tool in enumerate(tools):
+        place = f"{field}.tools[{index}]."
+        if not isinstance(tool, dict) or tool.get("type") != "function":
+            seen = tool.get("type") if isinstance(tool, dict) else tool
+            raise fault(f"{place}type", f'must be "function"; got {show(seen)}')
+        names.append(_function_name(tool, place))
+    return ToolChoice(mode=mode, allowed=tuple(names))
+
+
+def _function_name(tool: dict[str, Any], place: str) -> str:
+    function = tool.get("function")
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(name, str):
-        raise fault("function.name", "must be the name of a function")
-    return ToolChoice(mode="required", name=name)
+        raise fault(f"{place}function.name", f"must be the name of a function; got {show(name)}")
+    return name
 
 
 def check_tools(tools: Sequence[Tool], choice: ToolChoice | None) -> None:
@@ -134,9 +187,12 @@ def check_tools(tools: Sequence[Tool], choice: ToolChoice | None) -> None:
         if name in names:
             raise fault(f"tools[{index}].function.name", f"{name} is defined twice")
         names.add(name)
-    if choice is None or choice.mode != "required":
+    if choice is None or (choice.mode != "required" and choice.allowed is None):
         return
     if not tools:
         raise fault("tool_choice", "only allowed together with tools")
-    if choice.name is not None and choice.name not in names:
-        raise fault("tool_choice.function.name", f"no tool has this name; got {show(choice.name)}")
+    for index, name in enumerate(choice.allowed or ()):
+        if name not in names:
+            place = "" if choice.named else f"allowed_tools.tools[{index}]."
+            field = f"tool_choice.{place}function.name"
+            raise fault(field, f"no tool has this name; got {show(name)}")

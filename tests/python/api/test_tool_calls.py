@@ -178,6 +178,22 @@ def test_the_choice_decides_the_grammar() -> None:
         assert "get_weather" not in grammar_of(engine)
 
 
+@pytest.mark.parametrize("mode", ["auto", "required"])
+def test_tools_can_be_limited_to_those_allowed(mode: str) -> None:
+    clock: Any = {"type": "function", "function": {"name": "clock"}}
+    choice: Any = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [clock]}}
+    with talking([TEXT]) as (client, engine):
+        answer = whole(client, tool_choice=choice)
+        assert ("TEXT" in grammar_of(engine)) == (mode == "auto")
+        assert "get_weather" not in grammar_of(engine)
+        prompt = bytes(engine.requests[-1].prompt_ids).decode()
+    assert '"name": "clock"' in prompt
+    assert "get_weather" not in prompt
+    assert [call.function.name for call in answer.message.tool_calls] == ["clock"]
+    assert answer.finish_reason == "tool_calls"
+    assert "get_weather" in answer.message.content
+
+
 def test_one_call_at_most_without_parallel_calls() -> None:
     with talking(cut(TEXT, 4)) as (client, _):
         choice = whole(client, parallel_tool_calls=False)

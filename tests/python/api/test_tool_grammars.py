@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import jsonschema
@@ -13,6 +15,8 @@ import requests
 
 from mlc_server.engine import AsyncEngine
 from mlc_server.settings import ServerSettings
+from mlc_server.text.tools.support import ToolSupport
+from support.byte_model import byte_prompts
 from support.fake_server import fake_core, fake_grammars
 from support.http_server import LiveServer, chat_body
 
@@ -33,18 +37,32 @@ TOOLS: Any = [
 UNIQUE: Any = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[LiveServer]:
-    live = LiveServer(ServerSettings())
+@contextmanager
+def running(settings: ServerSettings, format_: str | None = None) -> Iterator[LiveServer]:
+    """A server whose model writes calls in `format_`, if its template asks for one."""
+    live = LiveServer(settings)
     live.start()
     engine = AsyncEngine(fake_core(), fake_grammars())
+    tools = ToolSupport() if format_ is None else ToolSupport(format=format_, native=True)
     try:
         live.on_loop(engine.start)
-        live.set_ready(engine)
+        live.set_ready(engine, replace(byte_prompts(), tools=tools))
         yield live
     finally:
         live.on_loop(engine.close)
         live.stop()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[LiveServer]:
+    with running(ServerSettings()) as live:
+        yield live
+
+
+@pytest.fixture(scope="module")
+def pythonic() -> Iterator[LiveServer]:
+    with running(ServerSettings(), "pythonic") as live:
+        yield live
 
 
 def post(server: LiveServer, **fields: Any) -> requests.Response:
@@ -69,6 +87,46 @@ def test_required_calls_are_valid_whatever_the_model_wants(server: LiveServer, s
         arguments = json.loads(call["function"]["arguments"])
         schema = PARAMETERS if call["function"]["name"] == "f" else {"maxProperties": 0}
         jsonschema.validate(arguments, schema)
+
+
+def test_calls_written_in_python_are_valid_too(pythonic: LiveServer) -> None:
+    fields: Any = {"tools": TOOLS, "tool_choice": "required", "seed": 3, "temperature": 1.5}
+    answer = post(pythonic, n=8, parallel_tool_calls=False, **fields)
+    assert answer.status_code == 200, answer.text
+    called = set()
+    for choice in answer.json()["choices"]:
+        assert choice["finish_reason"] == "tool_calls"
+        assert choice["message"]["content"] is None
+        (call,) = choice["message"]["tool_calls"]
+        called.add(call["function"]["name"])
+        schema = PARAMETERS if call["function"]["name"] == "f" else {"maxProperties": 0}
+        jsonschema.validate(json.loads(call["function"]["arguments"]), schema)
+    assert "f" in called
+
+
+def test_mlc_style_streams_calls_written_in_python() -> None:
+    fields: Any = {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "f"}}}
+    with running(ServerSettings(tool_call_style="mlc"), "pythonic") as live:
+        whole = post(live, **fields, seed=1).json()["choices"][0]
+        events = post(live, **fields, seed=1, stream=True).text.split("\n\n")
+    chunks = [json.loads(event[6:]) for event in events if event.startswith("data: {")]
+    content = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
+    (call,) = json.loads(content)
+    arguments = whole["message"]["tool_calls"][0]["function"]["arguments"]
+    jsonschema.validate(arguments, PARAMETERS)
+    assert call == f"f(description={arguments['description']!r},count={arguments['count']})"
+
+
+def test_strict_functions_of_models_that_write_python(pythonic: LiveServer) -> None:
+    assert post(pythonic, tools=TOOLS, max_tokens=5).status_code == 200
+    dashed = tool(parameters={"properties": {"a-b": {}}})
+    # JSON between tags can hold what Python cannot, but nothing tells it from text.
+    required = post(pythonic, tools=[*TOOLS, dashed], tool_choice="required", max_tokens=5)
+    assert required.status_code == 200
+    refused = post(pythonic, tools=[*TOOLS, dashed], max_tokens=5)
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "tools[0].function.strict"
+    assert 'h: argument "a-b" is no Python name' in refused.json()["error"]["message"]
 
 
 def test_a_strict_function_that_cannot_be_enforced_is_named(server: LiveServer) -> None:

@@ -33,6 +33,15 @@ def function(**fields: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": "f", **fields}}
 
 
+def allowed_tools(*tools: Any, mode: str = "auto") -> dict[str, Any]:
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": list(tools)}}
+
+
+def allowed(mode: str, *names: Any) -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return allowed_tools(*tools, mode=mode)
+
+
 def nested(levels: int) -> dict[str, Any]:
     """A schema of objects in objects."""
     schema: dict[str, Any] = {}
@@ -84,8 +93,10 @@ def test_results_may_come_in_parts_and_arguments_as_an_object() -> None:
         ("required", ToolChoice(mode="required")),
         (
             {"type": "function", "function": {"name": "get_weather"}},
-            ToolChoice(mode="required", name="get_weather"),
+            ToolChoice(mode="required", allowed=("get_weather",), named=True),
         ),
+        (allowed("auto", "get_weather"), ToolChoice(mode="auto", allowed=("get_weather",))),
+        (allowed("required", "get_weather"), ToolChoice(mode="required", allowed=("get_weather",))),
     ],
 )
 def test_choices(choice: Any, expected: ToolChoice | None) -> None:
@@ -129,7 +140,30 @@ def test_a_choice_without_tools_that_asks_for_nothing_is_accepted(choice: Any, t
         ({"tools": [TOOL], "tool_choice": "any"}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": 1}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {}}, "tool_choice.type"),
-        ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools"}}, "tool_choice.type"),
+        ({"tools": [TOOL], "tool_choice": {"type": "mcp"}}, "tool_choice.type"),
+        ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools"}}, "tool_choice.allowed_tools"),
+        (
+            {"tools": [TOOL], "tool_choice": allowed("none", "get_weather")},
+            "tool_choice.allowed_tools.mode",
+        ),
+        ({"tools": [TOOL], "tool_choice": allowed("auto")}, "tool_choice.allowed_tools.tools"),
+        (
+            {"tools": [TOOL], "tool_choice": allowed("auto", *["get_weather"] * 129)},
+            "tool_choice.allowed_tools.tools",
+        ),
+        (
+            {"tools": [TOOL], "tool_choice": allowed("auto", "get_weather", "f")},
+            "tool_choice.allowed_tools.tools[1].function.name",
+        ),
+        (
+            {"tools": [TOOL], "tool_choice": allowed("auto", 5)},
+            "tool_choice.allowed_tools.tools[0].function.name",
+        ),
+        (
+            {"tools": [TOOL], "tool_choice": allowed_tools({"type": "mcp"})},
+            "tool_choice.allowed_tools.tools[0].type",
+        ),
+        ({"tool_choice": allowed("auto", "f")}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice.function.name"),
         (
             {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}},

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
 from mlc_server.text.tools.json_calls import JsonCallParser
 from mlc_server.text.tools.parser import SPACE, CallParser, Steps
-from mlc_server.text.tools.pythonic import PythonicCalls
+from mlc_server.text.tools.pythonic import EnforcedPythonicCalls, PythonicCalls
 
 
 class MarkedParser(JsonCallParser):
@@ -103,6 +103,9 @@ class LineParser(CallParser):
     """Calls that stand at the beginning of a line, without a marker. What looks like one and is not
     is content; commas and semicolons between calls are not."""
 
+    # Whether any line may begin with a call, or only the text.
+    any_line = True
+
     def _run(self) -> Steps[None]:
         held, line_starts, after_call = "", True, False
         while True:
@@ -111,7 +114,7 @@ class LineParser(CallParser):
                 break
             if character in SPACE or (after_call and character in ";,"):
                 held += character
-                line_starts |= character == "\n"
+                line_starts |= character == "\n" and self.any_line
             elif (line_starts or after_call) and self._may_begin(character):
                 self._unread(character)
                 after_call = yield from self._attempt(self._calls(), opening=held)
@@ -142,6 +145,12 @@ class Llama3JsonParser(LineParser, JsonCallParser):
         yield from self._call_object()
 
 
+class EnforcedLlama3JsonParser(Llama3JsonParser):
+    """The same as a grammar writes it."""
+
+    any_line = False
+
+
 class PythonicParser(LineParser, PythonicCalls):
     """[f(a=1), g(b="x")], as Llama 3.2 and 4 and Gorilla write it."""
 
@@ -152,6 +161,18 @@ class PythonicParser(LineParser, PythonicCalls):
         yield from self._python_calls()
 
 
+class EnforcedPythonicParser(LineParser, EnforcedPythonicCalls):
+    """The same as a grammar writes it, read while it is being written."""
+
+    any_line = False
+
+    def _may_begin(self, character: str) -> bool:
+        return character == "["
+
+    def _calls(self) -> Steps[None]:
+        yield from self._enforced_calls()
+
+
 PARSERS: Mapping[str, type[CallParser]] = MappingProxyType(
     {
         "hermes": HermesParser,
@@ -160,3 +181,13 @@ PARSERS: Mapping[str, type[CallParser]] = MappingProxyType(
         "pythonic": PythonicParser,
     }
 )
+_ENFORCED: Mapping[str, type[CallParser]] = MappingProxyType(
+    {"llama3_json": EnforcedLlama3JsonParser, "pythonic": EnforcedPythonicParser}
+)
+
+
+def make_parser(format_: str, names: Collection[str], *, enforced: bool) -> CallParser:
+    """A parser of a format; `enforced`: a grammar holds the text to it."""
+    if not enforced:
+        return PARSERS[format_](names)
+    return _ENFORCED.get(format_, PARSERS[format_])(names, eager=True)

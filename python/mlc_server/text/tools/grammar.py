@@ -2,7 +2,7 @@
 
 An answer that must call tools is calls and nothing else. In one that may, text is free up to the
 marker of a call; from there on the call has to be one, with arguments that fit the function's
-schema. So arguments always validate.
+schema. So arguments always validate. Calls written in Python are python_grammar's.
 """
 
 from __future__ import annotations
@@ -13,58 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlc_server.limits import MAX_TOOL_CALLS
+from mlc_server.text.tools.functions import JSON_STYLE, Function, argument_schema
+from mlc_server.text.tools.python_grammar import python_problem, python_rules
 
-# JSON as models were trained to write it: no room for endless white space.
-_JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-# With one of these a schema may admit properties that it does not list.
-_OPEN_KEYWORDS = frozenset(
-    {
-        "$dynamicRef",
-        "$ref",
-        "additionalProperties",
-        "allOf",
-        "anyOf",
-        "dependentSchemas",
-        "if",
-        "maxProperties",
-        "minProperties",
-        "not",
-        "oneOf",
-        "patternProperties",
-        "propertyNames",
-        "unevaluatedProperties",
-    }
-)
-
-
-# Keywords that say nothing of what is valid; descriptions alone can outgrow a grammar's limit.
-_ANNOTATIONS = frozenset(
-    {
-        "$comment",
-        "$schema",
-        "default",
-        "deprecated",
-        "description",
-        "examples",
-        "readOnly",
-        "title",
-        "writeOnly",
-    }
-)
-_SCHEMAS_BY_NAME = frozenset(
-    {"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"}
-)
-_LITERALS = frozenset({"const", "enum"})
-
-
-@dataclass(frozen=True)
-class Function:
-    """A function that may be called. `strict`: a schema that cannot be enforced is refused, where
-    otherwise the keywords that cannot are left out."""
-
-    name: str
-    parameters: Mapping[str, Any] | None = None
-    strict: bool = False
+PYTHONIC = "pythonic"
 
 
 @dataclass(frozen=True)
@@ -91,9 +43,11 @@ _LAYOUTS = {
 }
 
 
-def enforced_format(format_: str) -> str:
-    """The format in which calls can be enforced: Python's cannot, so JSON between tags instead."""
-    return format_ if format_ in _LAYOUTS else "hermes"
+def enforced_format(format_: str, functions: Sequence[Function]) -> str:
+    """The format in which calls can be enforced: JSON between tags where Python's cannot."""
+    if format_ == PYTHONIC and any(map(python_problem, functions)):
+        return "hermes"
+    return format_
 
 
 def marked_format(format_: str) -> str:
@@ -103,7 +57,9 @@ def marked_format(format_: str) -> str:
 
 
 def required_grammar(format_: str, functions: Sequence[Function], *, parallel: bool) -> str:
-    """One call, or with `parallel` up to MAX_TOOL_CALLS."""
+    """One call, or with `parallel` up to MAX_TOOL_CALLS. `format_`: see enforced_format()."""
+    if format_ == PYTHONIC:
+        return "\n".join(["start: calls", *python_rules(functions, parallel=parallel)])
     layout = _LAYOUTS[format_]
     return "\n".join(
         ["start: calls", *_calls(layout, parallel=parallel), *_objects(layout, functions)]
@@ -114,19 +70,17 @@ def auto_grammar(format_: str, functions: Sequence[Function], *, parallel: bool)
     """Text with calls in it; None where nothing tells a call from text that looks like one.
 
     Without `parallel` the answer ends after the first call. Where there is no marker, calls are
-    enforced only for strict functions, and then an answer that begins with "{" has to be a call.
+    enforced only for strict functions, and then an answer that begins with "{", in Python with "[",
+    has to be a call. `format_`: see enforced_format(), unless no function is strict.
     """
     layout = _LAYOUTS.get(format_)
-    if layout is None:
-        return None
-    if layout.marker is None:
+    if layout is None or layout.marker is None:
         if not any(function.strict for function in functions):
             return None
-        head = [
-            "start: TEXT | calls",
-            r"TEXT: /([^{](.|\n)*)?/",
-            *_calls(layout, parallel=parallel),
-        ]
+        if layout is None:
+            rules = python_rules(functions, parallel=parallel)
+            return "\n".join(["start: TEXT | calls", _text_without("\\["), *rules])
+        head = ["start: TEXT | calls", _text_without("{"), *_calls(layout, parallel=parallel)]
     else:
         rest = layout.opening[len(layout.marker) :]
         more = _more(layout, "object", parallel=parallel) if layout.is_list else ""
@@ -144,44 +98,14 @@ def formatted_grammar(
 ) -> str:
     """Calls, or an answer that fits a JSON schema. `format_`: see marked_format()."""
     layout = _LAYOUTS[format_]
-    answer = json.dumps({**schema, "x-guidance": _JSON_STYLE})
+    answer = json.dumps({**schema, "x-guidance": JSON_STYLE})
     rules = ["start: calls | answer", f"answer: %json {answer}"]
     return "\n".join([*rules, *_calls(layout, parallel=parallel), *_objects(layout, functions)])
 
 
-def argument_schema(function: Function) -> dict[str, Any]:
-    """The schema that arguments are held to: an object of the listed properties.
-
-    As in other servers, properties a schema does not list are left out unless it speaks of them.
-    """
-    schema = _validation_only(function.parameters or {})
-    schema["type"] = "object"
-    properties = schema.setdefault("properties", {})
-    required = schema.get("required", [])
-    listed = isinstance(properties, dict) and isinstance(required, list)
-    if listed and not _OPEN_KEYWORDS & schema.keys() and set(required) <= properties.keys():
-        schema["additionalProperties"] = False
-    schema["x-guidance"] = {**_JSON_STYLE, "lenient": not function.strict}
-    return schema
-
-
-def _validation_only(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A schema without its annotations, properties of the same names kept."""
-    kept: dict[str, Any] = {}
-    for key, value in schema.items():
-        if key in _ANNOTATIONS:
-            continue
-        if key in _SCHEMAS_BY_NAME and isinstance(value, dict):
-            kept[key] = {name: _plain(inner) for name, inner in value.items()}
-        elif key not in _LITERALS and isinstance(value, list):
-            kept[key] = [_plain(inner) for inner in value]
-        else:
-            kept[key] = value if key in _LITERALS else _plain(value)
-    return kept
-
-
-def _plain(value: Any) -> Any:
-    return _validation_only(value) if isinstance(value, dict) else value
+def _text_without(opening: str) -> str:
+    """A terminal of text that does not begin with `opening`, white space aside."""
+    return rf"TEXT: /[ \t\r\n]*([^ \t\r\n{opening}](.|\n)*)?/"
 
 
 def _calls(layout: _Layout, *, parallel: bool) -> list[str]:

@@ -7,10 +7,14 @@ import json
 import warnings
 from typing import Any
 
-from mlc_server.text.tools.parser import CallParser, Steps
+from mlc_server.text.tools.json_calls import JsonCallParser
+from mlc_server.text.tools.parser import SPACE, CallParser, Steps
 
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 _DEEPEST = 32
+_PYTHON_NAMES = {"True": "true", "False": "false", "None": "null"}
+_INITIALS = frozenset(name[0] for name in _PYTHON_NAMES)
+_LONGEST_NAME = 256
 _JSON_NAMES = {"true": True, "false": False, "null": None}
 
 
@@ -59,6 +63,73 @@ class PythonicCalls(CallParser):
             elif character in ")]}" and character != expected.pop():
                 self._refuse("")
         return text
+
+
+class EnforcedPythonicCalls(JsonCallParser):
+    """Reads a list of calls as python_grammar writes it: values are JSON, or True, False or None.
+    Arguments are reported as they are written."""
+
+    def _enforced_calls(self) -> Steps[None]:
+        character = yield from self._read()  # the "["
+        while True:
+            name = yield from self._name("(")
+            if name not in self._names:
+                self._refuse("")
+            index = self._start_call(name)
+            yield from self._keywords(index)
+            self._end_call()
+            self._commit()
+            character = yield from self._read()
+            if character == "]":
+                return
+            if character != ",":
+                self._refuse(character)
+
+    def _keywords(self, index: int) -> Steps[None]:
+        """Arguments up to ")", whose "(" has been read, as a JSON object."""
+        separator = "{"
+        character = yield from self._read()
+        while character != ")":
+            self._unread(character)
+            name = yield from self._name("=")
+            self._add_arguments(index, f"{separator}{json.dumps(name, ensure_ascii=False)}: ")
+            yield from self._python_value(index)
+            separator = ", "
+            character = yield from self._read()
+            if character not in (",", ")"):
+                self._refuse(character)
+            if character == ",":
+                character = yield from self._read_past_space()
+        self._add_arguments(index, "{}" if separator == "{" else "}")
+
+    def _python_value(self, index: int) -> Steps[None]:
+        character = yield from self._read()
+        if character not in _INITIALS:
+            self._unread(character)
+            yield from self._value(lambda text: self._add_arguments(index, text))
+            return
+        word = ""
+        while character.isalpha() and len(word) < _LONGEST_NAME:
+            word += character
+            character = yield from self._read()
+        self._unread(character)
+        if word not in _PYTHON_NAMES:
+            self._refuse("")
+        self._add_arguments(index, _PYTHON_NAMES[word])
+
+    def _name(self, end: str) -> Steps[str]:
+        """A name up to the character that ends it, space before it left out."""
+        name = ""
+        while len(name) <= _LONGEST_NAME:
+            character = yield from self._read()
+            if character == end and name:
+                return name
+            if character in SPACE and not name:
+                continue
+            if not (character.isalnum() or (character and character in "_-")):
+                self._refuse(character)
+            name += character
+        self._refuse("")
 
 
 def _parse(text: str) -> list[tuple[str, str]]:

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from mlc_server.text.tools.events import CallArguments, CallStarted
-from mlc_server.text.tools.formats import PARSERS
+from mlc_server.text.tools.formats import PARSERS, make_parser
+from mlc_server.text.tools.functions import Function, argument_schema
 from mlc_server.text.tools.grammar import (
-    Function,
-    argument_schema,
     auto_grammar,
     enforced_format,
     formatted_grammar,
@@ -62,12 +61,10 @@ def test_calls_beside_json_answers_begin_with_a_marker() -> None:
 
 
 def test_formats_that_cannot_be_enforced_fall_back_to_tags() -> None:
-    assert [enforced_format(name) for name in PARSERS] == [
-        "hermes",
-        "llama3_json",
-        "mistral",
-        "hermes",
-    ]
+    dashed = Function("f", {"properties": {"a-b": {}}})
+    for function, python in ((WEATHER, "pythonic"), (dashed, "hermes")):
+        formats = [enforced_format(name, [CLOCK, function]) for name in PARSERS]
+        assert formats == ["hermes", "llama3_json", "mistral", python]
 
 
 @pytest.mark.parametrize("format_", FORMATS)
@@ -117,12 +114,13 @@ def test_free_text_may_hold_calls_and_these_have_to_fit(format_: str) -> None:
 
 def test_without_a_marker_only_strict_functions_are_enforced() -> None:
     assert auto_grammar("llama3_json", [WEATHER], parallel=True) is None
-    assert auto_grammar("pythonic", [STRICT_WEATHER], parallel=True) is None
+    assert auto_grammar("pythonic", [WEATHER], parallel=True) is None
     grammar = auto_grammar("llama3_json", [STRICT_WEATHER], parallel=True)
     assert allows(grammar, MAKE["llama3_json"].format("get_weather", OSLO))
     assert allows(grammar, "It rains {today}.")
     assert allows(grammar, "")
-    assert not allows(grammar, '{"rain": true}')
+    for refused in ('{"rain": true}', '\n {"rain": true}'):
+        assert not allows(grammar, refused)
 
 
 @pytest.mark.parametrize("format_", ["hermes", "mistral"])
@@ -137,7 +135,7 @@ def test_an_answer_can_have_a_format_of_its_own(format_: str) -> None:
 
 @pytest.mark.parametrize("format_", FORMATS)
 def test_parsers_read_what_grammars_write(format_: str) -> None:
-    parser = PARSERS[format_](["get_weather", "clock"], eager=True)
+    parser = make_parser(format_, ["get_weather", "clock"], enforced=True)
     events = parser.feed(TWO[format_]) + parser.finish()
     assert events == [
         CallStarted(0, "clock"),
