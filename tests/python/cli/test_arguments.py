@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,15 @@ def test_defaults_are_those_of_limits_and_of_the_description() -> None:
     ):
         assert getattr(defaults, limit.name) == limit.default
     assert defaults.max_body_size == limits.MAX_BODY_BYTES.default
+
+
+def test_the_readme_names_every_flag() -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    parser = serve.add_parser(Parser(prog="mlc_server").add_subparsers(parser_class=Parser))
+    flags = {flag for action in parser._actions for flag in action.option_strings}
+    assert len(flags) > 30
+    for flag in flags - {"-h", "--help"}:
+        assert re.search(rf"`{flag}[ `]", readme), flag
 
 
 def test_tool_flags() -> None:
