@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -18,9 +18,9 @@ from mlc_server.api.examples import COMPLETION_REQUEST_BODY
 from mlc_server.api.request_log import RequestLog
 from mlc_server.api.sampling import generation_request
 from mlc_server.api.service import ServedModel, Service
-from mlc_server.engine import Delta
+from mlc_server.engine import Delta, GenerationRequest
 from mlc_server.errors import InvalidRequest, RequestError
-from mlc_server.limits import ENCODE_INLINE_CHARACTERS
+from mlc_server.limits import ENCODE_INLINE_CHARACTERS, MAX_STOP_TOKEN_IDS
 from mlc_server.protocol.completion_responses import (
     LogprobsWriter,
     choice_json,
@@ -31,6 +31,7 @@ from mlc_server.protocol.completion_responses import (
 from mlc_server.protocol.completions import CompletionRequest, Prompt
 from mlc_server.protocol.error_body import error_json
 from mlc_server.protocol.responses import Logprob, Usage
+from mlc_server.text.fill_in_middle import FillInMiddle
 from mlc_server.text.prompt import StopRules
 
 router = APIRouter()
@@ -107,7 +108,9 @@ async def completions(request: Request) -> Response:
         service.served()
         body = await read_request(request, CompletionRequest)
         model = service.model_for(body.model)
-        prompt_ids = await encode_prompts(model, body.prompt, body.add_special_tokens is not False)
+        fill = _fill_in_middle(model, body)
+        special = body.add_special_tokens is not False
+        prompt_ids = await encode_prompts(model, body.prompt, special, fill, body.suffix or "")
         answer = await _begin(service, model, body, prompt_ids, log)
     except RequestError as error:
         log.refused(error)
@@ -128,10 +131,32 @@ async def completions(request: Request) -> Response:
     return await _collect(answer, choices, request.receive)
 
 
+def _fill_in_middle(model: ServedModel, body: CompletionRequest) -> FillInMiddle | None:
+    """How to ask for what stands before the request's suffix, None without one; raises
+    InvalidRequest if the model cannot fill in."""
+    if not body.suffix:
+        return None
+    if model.prompts.fill is None:
+        raise InvalidRequest(
+            "suffix: this model has no tokens to mark a prefix and a suffix, so it cannot fill in "
+            "what is between them",
+            param="suffix",
+            code="unsupported_parameter",
+        )
+    return model.prompts.fill
+
+
 async def encode_prompts(
-    model: ServedModel, prompts: Sequence[Prompt], add_special_tokens: bool
+    model: ServedModel,
+    prompts: Sequence[Prompt],
+    add_special_tokens: bool,
+    fill: FillInMiddle | None = None,
+    suffix: str = "",
 ) -> list[list[int]]:
-    """Token ids of each prompt; raises InvalidRequest for an id outside the vocabulary."""
+    """Token ids of each prompt; raises InvalidRequest for an id outside the vocabulary.
+
+    With `fill`, they ask for what stands between the prompt and `suffix`.
+    """
     tokenizer = model.prompts.tokenizer
     size = len(model.token_bytes)
     for prompt in prompts:
@@ -141,17 +166,34 @@ async def encode_prompts(
             )
 
     def encode() -> list[list[int]]:
-        return [
-            tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
+        special = add_special_tokens and fill is None
+        encoded = [
+            tokenizer.encode(prompt, add_special_tokens=special)
             if isinstance(prompt, str)
             else list(prompt)
             for prompt in prompts
         ]
+        if fill is None:
+            return encoded
+        first_ids = tokenizer.first_ids if add_special_tokens else []
+        suffix_ids = tokenizer.encode_inside(suffix)
+        return [fill.prompt(first_ids, ids, suffix_ids) for ids in encoded]
 
-    characters = sum(len(prompt) for prompt in prompts if isinstance(prompt, str))
+    characters = sum(len(text) for text in (*prompts, suffix) if isinstance(text, str))
     if characters <= ENCODE_INLINE_CHARACTERS.default:
         return encode()
     return await asyncio.get_running_loop().run_in_executor(None, encode)
+
+
+def _ending_with_the_middle(model: ServedModel, request: GenerationRequest) -> GenerationRequest:
+    """The request with the tokens that end a middle among its stop ids."""
+    sampling, fill = request.sampling, model.prompts.fill
+    if fill is None or sampling.ignore_eos:
+        return request
+    known = {*sampling.stop_token_ids, *model.prompts.stop.token_ids}
+    ends = [id_ for id_ in fill.end_ids if id_ not in known and id_ < len(model.token_bytes)]
+    ids = (*sampling.stop_token_ids, *ends)[: MAX_STOP_TOKEN_IDS.default]
+    return replace(request, sampling=replace(sampling, stop_token_ids=ids))
 
 
 async def _begin(
@@ -169,6 +211,8 @@ async def _begin(
         if not ids:
             raise InvalidRequest("prompt: makes no token", param="prompt")
         request = generation_request(body, ids, stop, window, prompt_field="prompt")
+        if body.suffix:
+            request = _ending_with_the_middle(model, request)
         requests.append(await service.prepare(request))
     generation = service.open(*requests)
     num_tokens = sum(map(len, prompt_ids))

@@ -45,7 +45,8 @@ class CompletionRequest(GenerationFields):
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=limits.MAX_COMPLETION_LOGPROBS.default)] | None = None
     best_of: Annotated[int, Field(ge=1, le=limits.MAX_CHOICES.default)] | None = None
-    suffix: Annotated[str, Field(max_length=4096)] | None = None
+    # What follows the text to be written, for models that can fill in.
+    suffix: str | None = None
     # Whether the tokenizer puts its own special tokens (such as BOS) around a text.
     add_special_tokens: bool | None = None
 
@@ -58,8 +59,8 @@ class CompletionRequest(GenerationFields):
     def _check_completion(self) -> CompletionRequest:
         if self.best_of is not None and self.best_of != (self.n or 1):
             raise fault("best_of", f"must be n, which is {self.n or 1}; got {self.best_of}")
-        if self.suffix:
-            raise fault("suffix", "not supported by this server")
+        if self.suffix and self.echo:
+            raise fault("echo", "not supported together with suffix")
         if self.echo and self.logprobs is not None:
             raise fault("echo", "not supported together with logprobs")
         return self

@@ -12,6 +12,7 @@ from typing import Any
 from mlc_server.errors import FormatError, UserError
 from mlc_server.limits import ENCODE_INLINE_CHARACTERS
 from mlc_server.text.chat_template import ChatTemplate, JinjaTemplate, Message, has_system
+from mlc_server.text.fill_in_middle import FillInMiddle
 from mlc_server.text.mlc_template import MlcTemplate
 from mlc_server.text.template_options import DEFAULT_OPTIONS, TemplateOptions
 from mlc_server.text.tokenizer import Tokenizer
@@ -33,13 +34,15 @@ class StopRules:
 
 @dataclass(frozen=True)
 class PromptBuilder:
-    """A model's template and tokenizer. `prefix_ids` come before every prompt (MLC's BOS)."""
+    """A model's template and tokenizer. `prefix_ids` come before every prompt (MLC's BOS). `fill`
+    is how the model is asked for the middle of a text, None if it cannot be."""
 
     template: ChatTemplate
     tokenizer: Tokenizer
     prefix_ids: tuple[int, ...]
     stop: StopRules
     tools: ToolSupport = field(default_factory=ToolSupport)
+    fill: FillInMiddle | None = None
 
     @classmethod
     def from_folder(
@@ -91,7 +94,12 @@ class PromptBuilder:
             parallel=not native or shows_parallel_calls(template),
         )
         return cls(
-            template=template, tokenizer=tokenizer, prefix_ids=prefix_ids, stop=stop, tools=tools
+            template=template,
+            tokenizer=tokenizer,
+            prefix_ids=prefix_ids,
+            stop=stop,
+            tools=tools,
+            fill=FillInMiddle.find(tokenizer, token_config),
         )
 
     def build(

@@ -9,6 +9,9 @@ from tokenizers import Tokenizer as HfTokenizer
 
 from mlc_server.errors import FormatError
 
+# No vocabulary has a token that begins with it and goes on.
+_NEVER_MERGED = "\u263a"
+
 
 class Tokenizer:
     """Encodes rendered prompts. Safe to use from several threads."""
@@ -60,6 +63,27 @@ class Tokenizer:
         """A token as the tokenizer's file writes it, None for an unknown id."""
         token: str | None = self._inner.id_to_token(token_id)
         return token
+
+    def id_of(self, token: str) -> int | None:
+        """Id of a token given as the tokenizer's file writes it, None if there is none."""
+        token_id: int | None = self._inner.token_to_id(token)
+        return token_id
+
+    def encode_inside(self, text: str) -> list[int]:
+        """Ids of text that something comes before: no space is put before its first word."""
+        mark = self.encode(_NEVER_MERGED)
+        ids = self.encode(_NEVER_MERGED + text)
+        if not self.strips_leading_space or ids[: len(mark)] != mark:
+            return self.encode(text)
+        return ids[len(mark) :]
+
+    @property
+    def first_ids(self) -> list[int]:
+        """The special tokens that it puts before a text, such as BOS."""
+        plain, whole = self.encode("a"), self.encode("a", add_special_tokens=True)
+        starts = range(len(whole) - len(plain) + 1)
+        start = next((i for i in starts if whole[i : i + len(plain)] == plain), 0)
+        return whole[:start]
 
     def is_special(self, token_id: int) -> bool:
         return token_id in self._special_ids

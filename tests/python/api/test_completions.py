@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import openai
@@ -12,6 +14,8 @@ import requests
 from mlc_server.engine import AsyncEngine
 from mlc_server.errors import QueueFull
 from mlc_server.settings import ServerSettings
+from mlc_server.text.fill_in_middle import FillInMiddle
+from support.byte_model import EOS_ID, byte_prompts
 from support.fake_server import NUM_PAGES, fake_core
 from support.http_server import MODEL_ID, FakeEngine, LiveServer, Script, live_server
 from support.waiting import wait_for
@@ -165,6 +169,45 @@ def test_a_prompt_that_asks_for_nothing_special(server: Server) -> None:
     answer = post(server, prompt="a", suffix="", best_of=2, n=2, echo=False, foo=1)
     assert answer.status_code == 200
     assert answer.headers["x-ignored-fields"] == "foo"
+
+
+@contextmanager
+def filling_in(fill: FillInMiddle) -> Iterator[Server]:
+    with live_server() as (live, engine):
+        live.set_ready(engine, replace(byte_prompts(), fill=fill))
+        yield live, engine
+
+
+def test_a_suffix_asks_for_what_comes_before_it() -> None:
+    with filling_in(FillInMiddle(1, 2, 3, end_ids=(4, EOS_ID, 9999))) as server:
+        assert post(server, prompt=["ab", "c"], suffix="é").status_code == 200
+        assert post(server, prompt=[97, 98], suffix="d", stop_token_ids=[4, 7]).status_code == 200
+        assert post(server, prompt="a", suffix="d", ignore_eos=True).status_code == 200
+        assert post(server, prompt="a").status_code == 200
+        sent = [(bytes(r.prompt_ids), tuple(r.sampling.stop_token_ids)) for r in server[1].requests]
+        refused = post(server, prompt="a", suffix="b", echo=True)
+        assert refused.json()["error"]["param"] == "echo"
+        too_long = post(server, prompt="a", suffix="b" * 5000)
+        assert too_long.json()["error"]["code"] == "context_length_exceeded"
+    assert sent == [
+        (b"\x01ab\x02\xc3\xa9\x03", (4,)),
+        (b"\x01c\x02\xc3\xa9\x03", (4,)),
+        (b"\x01ab\x02d\x03", (4, 7)),
+        (b"\x01a\x02d\x03", ()),
+        (b"a", ()),
+    ]
+
+
+def test_some_models_want_the_suffix_first() -> None:
+    with filling_in(FillInMiddle(1, 2, None)) as server:
+        assert post(server, prompt="ab", suffix="cd", stream=True).status_code == 200
+        assert bytes(server[1].requests[0].prompt_ids) == b"\x02cd\x01ab"
+
+
+def test_a_model_that_cannot_fill_in_says_so(server: Server) -> None:
+    error = post(server, prompt="a", suffix="b").json()["error"]
+    assert error["code"] == "unsupported_parameter"
+    assert error["message"].startswith("suffix: this model has no tokens")
 
 
 def test_a_refusal_of_a_later_prompt_leaves_nothing_behind(server: Server) -> None:

@@ -18,6 +18,8 @@ from mlc_server.build.tokenizer.gguf_vocabulary import (
 )
 from mlc_server.build.tokenizer.pre_tokenizers import PRE_TOKENIZERS
 from mlc_server.errors import FormatError
+from mlc_server.text.fill_in_middle import FillInMiddle
+from mlc_server.text.tokenizer import Tokenizer as RequestTokenizer
 from support.import_files import random_weights, write_gguf
 from support.tiny_model import byte_alphabet, tiny_config, write_tiny_tokenizer
 
@@ -173,3 +175,23 @@ def test_wrong_metadata_names_its_key(tmp_path: Path, key: str, value: Any) -> N
     gguf = GgufFile(tmp_path / "m.gguf", {**metadata, f"tokenizer.ggml.{key}": value}, {})
     with pytest.raises(FormatError, match=rf"tokenizer\.ggml\.{key}"):
         read_gguf_vocabulary(gguf, vocab_size=9)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("fim_pre_token_id", "fim_suf_token_id", "fim_mid_token_id"),
+        ("prefix_token_id", "suffix_token_id", "middle_token_id"),
+    ],
+)
+def test_tokens_around_a_middle_are_kept(tmp_path: Path, keys: tuple[str, ...]) -> None:
+    """Whatever they are called: newer files name the ids so, older ones otherwise."""
+    tokens = [*byte_alphabet(), "<before>", "<after>", "<between>"]
+    metadata: dict[str, Any] = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": tokens}
+    metadata |= {f"tokenizer.ggml.{key}": 256 + place for place, key in enumerate(keys)}
+    vocabulary = read_gguf_vocabulary(GgufFile(tmp_path / "m.gguf", metadata, {}), len(tokens))
+    write_tokenizer(vocabulary, tmp_path, 128)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    tokenizer = RequestTokenizer.from_folder(tmp_path)
+    assert FillInMiddle.find(tokenizer, config) == FillInMiddle(256, 257, 258)
+    assert FillInMiddle.find(tokenizer, {}) is None

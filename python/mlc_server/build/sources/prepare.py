@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Changed whenever conversion gives other bytes, so that older results are left alone.
-CONVERTER_VERSION = 1
+CONVERTER_VERSION = 2
 
 
 def prepare_model(

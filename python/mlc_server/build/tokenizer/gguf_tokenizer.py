@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from mlc_server.build.tokenizer.gguf_vocabulary import GgufVocabulary, TokenType
+from mlc_server.build.tokenizer.gguf_vocabulary import FIM_KEYS, GgufVocabulary, TokenType
 from mlc_server.build.tokenizer.pre_tokenizers import PRE_TOKENIZERS
 from mlc_server.build.tokenizer.sentencepiece import merges_from_scores
 from mlc_server.errors import FormatError
@@ -48,7 +48,7 @@ def write_tokenizer(vocabulary: GgufVocabulary, folder: Path, context_window: in
         "model_max_length": context_window,
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
-    for name in ("bos", "eos", "unk", "pad"):
+    for name in ("bos", "eos", "unk", "pad", *FIM_KEYS):
         if name in vocabulary.special_ids:
             settings[f"{name}_token"] = vocabulary.tokens[vocabulary.special_ids[name]]
     if vocabulary.chat_template is not None:

@@ -25,6 +25,15 @@ _END_TEXTS = frozenset(
 )
 
 
+# Tokens before prefix, suffix and middle, where a model can fill in a middle: the key of this
+# package and those of GGUF.
+FIM_KEYS = {
+    "fim_pre": ("prefix", "fim_pre"),
+    "fim_suf": ("suffix", "fim_suf"),
+    "fim_mid": ("middle", "fim_mid"),
+}
+
+
 class TokenType(IntEnum):
     """GGUF's `tokenizer.ggml.token_type`."""
 
@@ -81,6 +90,8 @@ def read_gguf_vocabulary(gguf: GgufFile, vocab_size: int) -> GgufVocabulary:
             ("eom", "eom"),
             ("unk", "unknown"),
             ("pad", "padding"),
+            # Newer names last, so that they win.
+            *((name, key) for name, keys in FIM_KEYS.items() for key in keys),
         )
         if fields.has(f"{key}_token_id")
     }
