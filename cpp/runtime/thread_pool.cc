@@ -25,6 +25,10 @@ thread_local bool inside_task = false;
 // in `done` the region cannot end, so the fields hold still. A worker that is late, whatever it
 // saw before, therefore either claims a task of the current region or none: there is no moment at
 // which a stale counter can be combined with a new region's fields.
+//
+// Which task that is, the owner then picks: the next of its own share of consecutive tasks, so that
+// what a task prefetches beyond its end is in the cache of the thread that needs it; when its share
+// is used up, the next of another thread's. As many picks as tasks are ever made, so one is found.
 struct ThreadPool::Impl {
   // Written by the caller while no task is claimed or claimable.
   struct alignas(kCacheLine) Region {
@@ -36,6 +40,13 @@ struct ThreadPool::Impl {
   alignas(kCacheLine) std::atomic<int32_t> done{0};
   std::atomic<int32_t> first_error{0};
 
+  // Tasks next .. end - 1 of a share are not picked yet; `next` may run past `end`.
+  struct alignas(kCacheLine) Share {
+    std::atomic<int32_t> next{0};
+    int32_t end = 0;
+  };
+  std::vector<Share> shares;  // of the caller, then of each worker
+
   // `awake` and `stopping` change under `mutex`, so that a worker that is about to sleep on
   // `wake_up` cannot miss the change.
   alignas(kCacheLine) std::atomic<bool> awake{false};
@@ -46,11 +57,14 @@ struct ThreadPool::Impl {
   int32_t step_depth = 0;  // touched by the caller only
   std::vector<std::thread> workers;
 
-  void StartWorkers(int32_t count) {
+  explicit Impl(int32_t num_threads) : shares(num_threads) {}
+
+  void StartWorkers() {
+    const size_t count = shares.size() - 1;
     workers.reserve(count);
     try {
-      for (int32_t i = 0; i < count; ++i) {
-        workers.emplace_back([this] { Work(); });
+      for (size_t i = 0; i < count; ++i) {
+        workers.emplace_back([this, i] { Work(i + 1); });
       }
     } catch (...) {
       Stop();
@@ -84,11 +98,11 @@ struct ThreadPool::Impl {
     awake.store(false, std::memory_order_release);
   }
 
-  void Work() {
+  void Work(size_t own_share) {
     Backoff backoff;
     for (;;) {
       if (region.unclaimed.load(std::memory_order_relaxed) > 0) {
-        RunClaimedTasks();
+        RunClaimedTasks(own_share);
         backoff.Reset();
       } else if (awake.load(std::memory_order_acquire) || backoff.spinning()) {
         backoff.Pause();
@@ -104,7 +118,7 @@ struct ThreadPool::Impl {
   }
 
   // noexcept: an exception has nowhere to go on a worker, and must not leave a region half done.
-  void RunClaimedTasks() noexcept {
+  void RunClaimedTasks(size_t own_share) noexcept {
     int32_t finished = 0;
     inside_task = true;
     for (;;) {
@@ -112,8 +126,7 @@ struct ThreadPool::Impl {
       if (unclaimed <= 0) {
         break;
       }
-      const auto task_id = static_cast<int32_t>(region.num_tasks - unclaimed);
-      const int error = region.task(task_id, region.num_tasks, region.data);
+      const int error = region.task(PickTask(own_share), region.num_tasks, region.data);
       if (error != 0) {
         int32_t none = 0;
         first_error.compare_exchange_strong(none, error, std::memory_order_relaxed);
@@ -126,14 +139,33 @@ struct ThreadPool::Impl {
     }
   }
 
+  // To be called once for every task claimed.
+  int32_t PickTask(size_t own_share) noexcept {
+    for (size_t i = own_share;; i = i + 1 < shares.size() ? i + 1 : 0) {
+      Share& share = shares[i];
+      if (share.next.load(std::memory_order_relaxed) < share.end) {
+        const int32_t task = share.next.fetch_add(1, std::memory_order_relaxed);
+        if (task < share.end) {
+          return task;
+        }
+      }
+    }
+  }
+
   int RunParallel(TaskFn task, void* data, int32_t num_tasks) {
     region.task = task;
     region.data = data;
     region.num_tasks = num_tasks;
+    const auto num_shares = static_cast<int64_t>(shares.size());
+    for (int64_t i = 0; i < num_shares; ++i) {
+      shares[i].next.store(static_cast<int32_t>(num_tasks * i / num_shares),
+                           std::memory_order_relaxed);
+      shares[i].end = static_cast<int32_t>(num_tasks * (i + 1) / num_shares);
+    }
     done.store(0, std::memory_order_relaxed);
     first_error.store(0, std::memory_order_relaxed);
     region.unclaimed.store(num_tasks, std::memory_order_release);
-    RunClaimedTasks();
+    RunClaimedTasks(0);
     Backoff backoff;
     while (done.load(std::memory_order_acquire) != num_tasks) {
       backoff.Pause();
@@ -158,9 +190,10 @@ int RunInline(ThreadPool::TaskFn task, void* data, int32_t num_tasks) noexcept {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int32_t num_threads) : impl_(std::make_unique<Impl>()) {
+ThreadPool::ThreadPool(int32_t num_threads) {
   MLC_CHECK(num_threads >= 1) << "num_threads is " << num_threads;
-  impl_->StartWorkers(num_threads - 1);
+  impl_ = std::make_unique<Impl>(num_threads);
+  impl_->StartWorkers();
 }
 
 ThreadPool::~ThreadPool() { impl_->Stop(); }

@@ -81,7 +81,7 @@ def attention_kernel(shape: AttentionShape, isa: VectorIsa, *, quantize: bool) -
         with builder.parallel(0, items * shape.num_kv_heads) as index:
             item = let(index // shape.num_kv_heads)
             kv_head = let(index % shape.num_kv_heads)
-            _emit_item(Task(shape, isa, tables, layer, item, kv_head), writer)
+            _emit_item(Task(shape, isa, tables, layer, items, item, kv_head), writer)
         combine = tables["combine"]
         with (
             builder.If(combine[0, 0] >= 0),
@@ -166,7 +166,8 @@ def _emit_block(task: Task, writer: _Writer, num_rows: int, first: Expr) -> None
     end = tirx.Select(split_item < 0, last_position // SPLIT + 1, split_item + 1)
     begin = let(tirx.max(split_item, 0))
     with builder.serial(0, let(end - begin)) as step:
-        emit_split(block, let(begin + step), last_position)
+        split = let(begin + step)
+        emit_split(block, split, last_position, is_last=split + 1 >= end)
 
     def write_rows() -> None:
         group, dim = task.shape.group_size, task.shape.head_dim

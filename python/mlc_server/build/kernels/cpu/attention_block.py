@@ -27,7 +27,16 @@ Expr = Any  # a TIR expression (tvm ships no types)
 NO_MAXIMUM = -1.0e29  # maximum of no tokens
 _MASKED = -1.0e30  # score of a token behind the row's position; exp(_MASKED - NO_MAXIMUM) is 0
 _SPLIT_PAGES = SPLIT // PAGE_SIZE
+_LINE_ELEMENTS = 32  # f16 in a cache line
 _MAX_TOGETHER = 7  # pairs of one register block
+
+
+class ComingKeys(NamedTuple):
+    """The K pages that are read next: page table indices first .. last of head `kv_head`, i32."""
+
+    kv_head: Expr
+    first: Expr
+    last: Expr
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,7 @@ class Block:
     row_index: list[Expr]
     table_begin: Expr
     table_last: Expr
+    coming: ComingKeys | None
     query: Any
     scores: Any
     out: Any
@@ -99,6 +109,7 @@ def open_block(task: Task, num_rows: int, first: Expr) -> Block:
         row_index,
         let(tables["page_offsets"][sequence]),
         let(tables["page_offsets"][sequence + 1] - 1),
+        _coming_keys(task) if num_rows == 1 else None,
         query=scratch((pairs * shape.head_dim,)),
         scores=scratch((pairs * SPLIT,)),
         out=scratch((pairs * shape.head_dim,)),
@@ -125,8 +136,23 @@ def open_block(task: Task, num_rows: int, first: Expr) -> Block:
     return block
 
 
-def emit_split(block: Block, split: Expr, last_position: Expr) -> None:
-    """Attends to split `split`, as far as the position of the block's last row."""
+def _coming_keys(task: Task) -> ComingKeys:
+    """The first split of the next item or KV head, which most often the same thread works on."""
+    tables, heads = task.tables, task.shape.num_kv_heads
+    is_last_head = task.kv_head == heads - 1
+    more = let(task.item + 1 < task.num_items)
+    item = let(task.item + tirx.Cast("int32", tirx.all(is_last_head, more)))
+    sequence, split = let(tables["items"][item, 0]), let(tables["items"][item, 3])
+    first = tables["page_offsets"][sequence] + tirx.max(split, 0) * _SPLIT_PAGES
+    kv_head = let(tirx.Select(is_last_head, tirx.const(0, "int32"), task.kv_head + 1))
+    return ComingKeys(kv_head, let(first), let(tables["page_offsets"][sequence + 1] - 1))
+
+
+def emit_split(block: Block, split: Expr, last_position: Expr, *, is_last: Expr) -> None:
+    """Attends to split `split`, as far as the position of the block's last row.
+
+    is_last: whether the item has no later split.
+    """
     tokens = let(tirx.min(last_position + 1 - split * SPLIT, SPLIT))
     vectors = let((tokens + (LANES - 1)) // LANES)
     table_first = let(block.table_begin + split * _SPLIT_PAGES)
@@ -143,7 +169,7 @@ def emit_split(block: Block, split: Expr, last_position: Expr) -> None:
         store(block.keep, merged.keep, i)
         store(block.take, merged.take, i)
     with builder.serial(0, block.pairs // block.together) as part:
-        _emit_values(block, table_first, vectors, let(part * block.together))
+        _emit_values(block, table_first, vectors, let(part * block.together), is_last)
 
 
 class MergedState(NamedTuple):
@@ -249,24 +275,51 @@ def _emit_softmax(block: Block, vectors: Expr) -> None:
         builder.buffer_store(block.split_total, lane_sum(load(total, 0)), [pair])
 
 
-def _emit_values(block: Block, table_first: Expr, vectors: Expr, first_pair: Expr) -> None:
+def _emit_values(
+    block: Block, table_first: Expr, vectors: Expr, first_pair: Expr, is_last: Expr
+) -> None:
     """out[p] = out[p] * keep[p] + take[p] * sum_t weight[p, t] * V[t], t ascending."""
     components = block.task.shape.head_dim // LANES
     widest = max(1, block.accumulators // block.together)
     for begin in range(0, components, widest):
         columns = range(begin, min(begin + widest, components))
-        _emit_value_columns(block, table_first, vectors, first_pair, columns=columns)
+        coming = _keys_after(block, table_first, is_last) if begin == 0 else None
+        _emit_value_columns(block, table_first, vectors, first_pair, columns=columns, coming=coming)
+
+
+def _keys_after(block: Block, table_first: Expr, is_last: Expr) -> ComingKeys | None:
+    """What is read after this split: the next split of the item, or what follows the item."""
+    if block.coming is None:
+        return None
+    within = ComingKeys(block.task.kv_head, table_first + _SPLIT_PAGES, block.table_last)
+    chosen = (let(tirx.Select(is_last, *pair)) for pair in zip(block.coming, within, strict=True))
+    return ComingKeys(*chosen)
 
 
 def _emit_value_columns(
-    block: Block, table_first: Expr, vectors: Expr, first_pair: Expr, *, columns: range
+    block: Block,
+    table_first: Expr,
+    vectors: Expr,
+    first_pair: Expr,
+    *,
+    columns: range,
+    coming: ComingKeys | None,
 ) -> None:
-    """The pairs of one register block; `columns`: which 16 components of the head, each."""
+    """The pairs of one register block; `columns`: which 16 components of the head, each.
+
+    `coming` is prefetched, page by page: the values come from the cache, so memory would idle.
+    """
     dim = block.task.shape.head_dim
     tile = _register_tile(block.together, len(columns))
     with builder.serial(0, vectors) as v:
         page = block.task.page_at(table_first + v)
+        if coming is not None:
+            ahead = block.task.page_at(tirx.min(coming.first + v, coming.last))
         with builder.serial(0, PAGE_SIZE) as token:
+            if coming is not None:
+                # A token's share of the page: 16 tokens, head_dim components.
+                for element in range(0, dim, _LINE_ELEMENTS):
+                    block.task.prefetch(0, ahead, token * dim + element, coming.kv_head)
             weight_at = let(first_pair * SPLIT + v * LANES + token)
             weights = [
                 let(tirx.Broadcast(block.scores[weight_at + p * SPLIT], LANES))

@@ -68,6 +68,7 @@ class Task:
     isa: VectorIsa
     tables: Mapping[str, Any]
     layer: Expr
+    num_items: Expr
     item: Expr
     kv_head: Expr
 
@@ -77,9 +78,13 @@ class Task:
         half = load(self.tables["kv"], *place, offset)
         return f16_to_f32(half, LANES, native=self.isa.has_f16)
 
-    def prefetch(self, part: int, page: Expr, offset: Expr) -> None:
-        """Asks for the cache line of K (part 0) or V (part 1) that holds element `offset`."""
-        place = (self.layer, page, tirx.Cast("int64", self.kv_head), part, offset)
+    def prefetch(self, part: int, page: Expr, offset: Expr, kv_head: Expr | None = None) -> None:
+        """Asks for the cache line of K (part 0) or V (part 1) that holds element `offset`.
+
+        kv_head: another head than the task's.
+        """
+        head = self.kv_head if kv_head is None else kv_head
+        place = (self.layer, page, tirx.Cast("int64", head), part, offset)
         address = tirx.address_of(self.tables["kv"][place])
         read, keep, data = (tirx.const(value, "int32") for value in (0, 3, 1))
         request = tirx.call_llvm_intrin("void", "llvm.prefetch", address, read, keep, data)

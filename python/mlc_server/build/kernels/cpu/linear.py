@@ -37,6 +37,7 @@ from mlc_server.build.kernels.cpu.frame import kernel, scalar, tensor
 from mlc_server.build.kernels.cpu.isa import VectorIsa
 from mlc_server.build.kernels.cpu.linear_blocks import RegisterBlock, float_block, quantized_block
 from mlc_server.build.kernels.cpu.linear_epilogues import Epilogue, make_epilogue
+from mlc_server.build.kernels.cpu.linear_expanded import ExpandedUnit
 from mlc_server.build.kernels.cpu.packed_matrix import PANEL_ROWS, PackedMatrix
 from mlc_server.build.kernels.cpu.vector_ops import GROUP, let
 
@@ -48,8 +49,10 @@ PrimFunc = Any
 # enough that a unit's activations stay there too. Fewer, down to MIN_ROW_BLOCK, where the outputs
 # alone make too few tasks to share out.
 ROW_BLOCK = 120
-MIN_ROW_BLOCK = 10
+MIN_ROW_BLOCK = 32
 MIN_TASKS = 64
+# Tasks of fewer rows unpack weights for each register block: measured to be faster below.
+MIN_EXPANDED_ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,9 @@ class _Kernel:
         self._epilogue.set_bias(arena, bias_offset)
         make_block = quantized_block if spec.matrix.is_quantized else float_block
         self._block: RegisterBlock = make_block(spec.matrix, isa, activations, arena, offset)
+        self._expanded: ExpandedUnit | None = None
+        if spec.matrix.is_quantized:
+            self._expanded = ExpandedUnit(spec.matrix, isa, activations, arena, offset)
 
     def _match_activations(self) -> list[Buffer]:
         if not self._matrix.is_quantized:
@@ -142,6 +148,17 @@ class _Kernel:
             self._emit_rows(unit, first, count)
 
     def _emit_rows(self, unit: Expr, first: Expr, count: Expr) -> None:
+        """Rows first .. first + count - 1 of a unit, whose weights are unpacked for many."""
+        if self._expanded is None:
+            self._emit_blocks(unit, first, count)
+            return
+        with builder.If(count < MIN_EXPANDED_ROWS):
+            with builder.Then():
+                self._emit_blocks(unit, first, count)
+            with builder.Else():
+                self._expanded.emit_unit(unit, first, count, ROW_BLOCK, self._epilogue)
+
+    def _emit_blocks(self, unit: Expr, first: Expr, count: Expr) -> None:
         """Cuts `count` rows into blocks of nearly equal size, at most max_tokens each."""
         limit = self._isa.max_tokens
         blocks = let((count + (limit - 1)) // limit)

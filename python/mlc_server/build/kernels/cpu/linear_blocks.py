@@ -2,7 +2,7 @@
 
 Contents:
     RegisterBlock     what a block computes.
-    quantized_block   integer dot products per group of 32 columns, then one rescale.
+    QuantizedBlock    integer dot products per group of 32 columns, then one rescale.
     float_block       f32 fma over columns, for f16 and f32 weights.
 
 A block holds `isa.vectors_for(tokens)` vectors of outputs x `tokens` rows of f32 accumulators in
@@ -62,19 +62,25 @@ class RegisterBlock(ABC):
         """
         lanes, vectors = self._isa.lanes, self._isa.vectors_for(tokens)
         self._first, self._row = first, row
+        base = let(self._offset + tirx.Cast("int64", panel) * self._matrix.panel_bytes)
+        zeros = [[splat(0.0, lanes)] * vectors for _ in range(tokens)]
+        return self._accumulate(zeros, base, self._matrix.steps)
+
+    def _accumulate(self, initial: list[list[Expr]], base: Expr, steps: Expr) -> list[list[Expr]]:
+        """Loops over `steps` blocks from byte `base` of the arena, from acc = `initial`."""
+        lanes, vectors = self._isa.lanes, len(initial[0])
         # Indexed by constants only, so LLVM keeps it in registers.
-        acc = scratch((tokens * vectors * lanes,))
+        acc = scratch((len(initial) * vectors * lanes,))
         slots = [
             [tirx.Ramp((t * vectors + v) * lanes, 1, lanes) for v in range(vectors)]
-            for t in range(tokens)
+            for t in range(len(initial))
         ]
         flat = [slot for row_slots in slots for slot in row_slots]
-        for slot in flat:
-            builder.buffer_store(acc, splat(0.0, lanes), [slot])
-        base = let(self._offset + tirx.Cast("int64", panel) * self._matrix.panel_bytes)
-        with builder.serial(0, self._matrix.steps) as step:
+        for slot, value in zip(flat, [v for r in initial for v in r], strict=True):
+            builder.buffer_store(acc, value, [slot])
+        with builder.serial(0, steps) as step:
             block = let(base + step * self._matrix.block_bytes)
-            self._prefetch(block, vectors)
+            self._prefetch(block, step, vectors)
             values = self._emit_step(block, step, [[acc[s] for s in r] for r in slots])
             for slot, value in zip(flat, [v for r in values for v in r], strict=True):
                 builder.buffer_store(acc, value, [slot])
@@ -84,7 +90,7 @@ class RegisterBlock(ABC):
     def _emit_step(self, block: Expr, step: Expr, acc: list[list[Expr]]) -> list[list[Expr]]:
         """One iteration over K; `block` is its first byte in the arena. Returns the new acc."""
 
-    def _prefetch(self, block: Expr, vectors: int) -> None:
+    def _prefetch(self, block: Expr, step: Expr, vectors: int) -> None:
         """Asks for a block a fixed distance ahead: the share of these outputs among the panel's.
 
         An address past the arena is no error.
@@ -92,12 +98,15 @@ class RegisterBlock(ABC):
         row_bytes = self._matrix.block_bytes // PANEL_ROWS
         distance = min(PREFETCH_DISTANCE, self._matrix.panel_bytes)
         start = let(block + self._first * row_bytes)
-        read, keep, data = (tirx.const(value, "int32") for value in (0, 3, 1))
         for line in range(0, vectors * self._isa.lanes * row_bytes, CACHE_LINE):
-            address = tirx.address_of(self._arena[start + (distance + line)])
-            builder.evaluate(
-                tirx.call_llvm_intrin("void", "llvm.prefetch", address, read, keep, data)
-            )
+            self._ask_for(start + (distance + line))
+
+    def _ask_for(self, place: Expr) -> None:
+        """Prefetches the cache line of byte `place` of the arena, or beyond it."""
+        read, keep, data = (tirx.const(value, "int32") for value in (0, 3, 1))
+        address = tirx.address_of(self._arena[place])
+        request = tirx.call_llvm_intrin("void", "llvm.prefetch", address, read, keep, data)
+        builder.evaluate(request)
 
     def _load_bytes(self, index: Expr, nbytes: int) -> Expr:
         return let(self._arena[tirx.Ramp(index, 1, nbytes)])
@@ -113,13 +122,13 @@ class RegisterBlock(ABC):
         return f16_to_f32(halves, lanes, native=self._isa.has_f16)
 
 
-class _QuantizedBlock(RegisterBlock):
+class QuantizedBlock(RegisterBlock):
     def _emit_step(self, block: Expr, step: Expr, acc: list[list[Expr]]) -> list[list[Expr]]:
         isa, bits, vectors = self._isa, self._matrix.bits, len(acc[0])
         starts = [self._dot_start(token, step) for token in range(len(acc))]
         dots = [[isa.dot_begin(start, bits)] * vectors for start in starts]
         quads = [self._quads(token, step) for token in range(len(acc))]
-        for index, weights in self._weights(block, vectors):
+        for index, weights in self._weights(block, step, vectors):
             for token, sums in enumerate(dots):
                 quad = let(quads[token](index))
                 for v, weight in enumerate(weights):
@@ -128,9 +137,14 @@ class _QuantizedBlock(RegisterBlock):
             sums[:] = [let(isa.dot_end(value, start, bits)) for value in sums]
         return self._rescale(block, step, dots, acc)
 
+    def _activation_group(self, step: Expr) -> Expr:
+        """The group of the activations that step `step` of the loop multiplies."""
+        return step
+
     def _quads(self, token: int, step: Expr) -> Callable[[int], Expr]:
         """Index -> four activations of the row's group as an int32, the same for every output."""
-        xq, row, first = self._activations[0], self._row + token, step * GROUP
+        xq, row = self._activations[0], self._row + token
+        first = self._activation_group(step) * GROUP
         if not self._isa.dots_take_lanes:
             return lambda i: tirx.reinterpret("int32", xq[row, tirx.Ramp(first + 4 * i, 1, 4)])
         raw = [xq[row, tirx.Ramp(first + start, 1, 16)] for start in (0, 16)]
@@ -139,13 +153,24 @@ class _QuantizedBlock(RegisterBlock):
 
     def _dot_start(self, token: int, step: Expr) -> Expr:
         """The zero point's share of a row's dot products, exact; the same for every output."""
+        total = self._zero_point_total(token, step)
+        return let(splat(0 if total is None else total, self._isa.lanes, "int32"))
+
+    def _zero_point_total(self, token: int, step: Expr) -> Expr | None:
+        """The same as a scalar; None: always 0."""
         zero_point = self._matrix.zero_point - self._isa.dot_bias(self._matrix.bits)
         if not zero_point:
-            return splat(0, self._isa.lanes, "int32")
-        total = let(self._activations[2][self._row + token, step] * -zero_point)
-        return let(tirx.Broadcast(total, self._isa.lanes))
+            return None
+        return let(
+            self._activations[2][self._row + token, self._activation_group(step)] * -zero_point
+        )
 
-    def _weights(self, block: Expr, vectors: int) -> list[tuple[int, list[Expr]]]:
+    def _weights(self, block: Expr, step: Expr, vectors: int) -> list[tuple[int, list[Expr]]]:
+        """(quad of columns, weights of each vector as u8 x 4 lanes) in order of use."""
+        del step
+        return self._packed_weights(block, vectors)
+
+    def _packed_weights(self, block: Expr, vectors: int) -> list[tuple[int, list[Expr]]]:
         """(quad of columns, weights of each vector as u8 x 4 lanes) in order of use."""
         size = 4 * self._isa.lanes
 
@@ -171,24 +196,38 @@ class _QuantizedBlock(RegisterBlock):
         self, block: Expr, step: Expr, dots: list[list[Expr]], acc: list[list[Expr]]
     ) -> list[list[Expr]]:
         """acc + scale * xs * dot (+ min * xss), in the order of the formula."""
-        matrix, lanes = self._matrix, self._isa.lanes
+        lanes = self._isa.lanes
         _, xs, _, xss = self._activations
+        group = self._activation_group(step)
         result: list[list[Expr]] = [[] for _ in acc]
         for v in range(len(acc[0])):
-            row_offset = (self._first + v * lanes) * matrix.scale_bytes
-            start = block + (row_offset + matrix.quant_bytes)
-            scale = self._load_floats(start, matrix.scale_dtype)
-            if matrix.has_minimum:
-                minimum = self._load_floats(start + matrix.scales_bytes, matrix.scale_dtype)
+            product, minimum = self._rescale_factors(block, step, v)
             for token, sums in enumerate(dots):
-                dot = let(tirx.Cast(self._isa.f32, sums[v]) * scale)
-                factor = tirx.Broadcast(xs[self._row + token, step], lanes)
+                dot = let(product(sums[v]))
+                factor = tirx.Broadcast(xs[self._row + token, group], lanes)
                 total = let(fma(dot, factor, acc[token][v], lanes))
-                if matrix.has_minimum:
-                    factor = tirx.Broadcast(xss[self._row + token, step], lanes)
+                if minimum is not None:
+                    factor = tirx.Broadcast(xss[self._row + token, group], lanes)
                     total = let(fma(minimum, factor, total, lanes))
                 result[token].append(total)
         return result
+
+    def _rescale_factors(
+        self, block: Expr, step: Expr, vector: int
+    ) -> tuple[Callable[[Expr], Expr], Expr | None]:
+        """What makes f32 scale * dot of an int32 dot, and the minima if the scheme has them."""
+        del step
+        scale, minimum = self._scale_and_minimum(block, vector)
+        return lambda dot: tirx.Cast(self._isa.f32, dot) * scale, minimum
+
+    def _scale_and_minimum(self, block: Expr, vector: int) -> tuple[Expr, Expr | None]:
+        matrix = self._matrix
+        row_offset = (self._first + vector * self._isa.lanes) * matrix.scale_bytes
+        start = block + (row_offset + matrix.quant_bytes)
+        scale = self._load_floats(start, matrix.scale_dtype)
+        if not matrix.has_minimum:
+            return scale, None
+        return scale, self._load_floats(start + matrix.scales_bytes, matrix.scale_dtype)
 
 
 class _FloatBlock(RegisterBlock):
@@ -206,7 +245,7 @@ class _FloatBlock(RegisterBlock):
 
 def quantized_block(*args: Any) -> RegisterBlock:
     """Block over q4_* and q8 weights; activations are (xq, xs, xi, xss)."""
-    return _QuantizedBlock(*args)
+    return QuantizedBlock(*args)
 
 
 def float_block(*args: Any) -> RegisterBlock:

@@ -27,8 +27,8 @@ Expr = Any  # a TIR expression (tvm ships no types)
 GROUP = 32  # elements that share one scale along K
 
 # Adding 1.5 * 2**23 leaves the rounded integer in the low bits of the mantissa.
-_ROUND_MAGIC = 12582912.0
-_ROUND_MAGIC_BITS = 0x4B400000
+ROUND_MAGIC = 12582912.0
+ROUND_MAGIC_BITS = 0x4B400000
 # Groups whose largest magnitude is below this are stored as zero: 127 / amax must stay finite.
 _SMALLEST_AMAX = 2.0**-100
 
@@ -75,9 +75,9 @@ def round_product_to_int32(x: Expr, factor: Expr, lanes: int) -> Expr:
 
     Right for |x * factor| < 2**22; garbage, never a trap, beyond and for NaN.
     """
-    shifted = let(fma(x, factor, splat(_ROUND_MAGIC, lanes), lanes))
+    shifted = let(fma(x, factor, splat(ROUND_MAGIC, lanes), lanes))
     bits = tirx.reinterpret(vector_type("int32", lanes), shifted)
-    return let(bits - splat(_ROUND_MAGIC_BITS, lanes, "int32"))
+    return let(bits - splat(ROUND_MAGIC_BITS, lanes, "int32"))
 
 
 def exp(x: Expr, lanes: int) -> Expr:
@@ -90,7 +90,7 @@ def exp(x: Expr, lanes: int) -> Expr:
     # Written so that NaN fails both comparisons and passes through.
     x = let(tirx.Select(x < low, low, x))
     x = let(tirx.Select(x > high, high, x))
-    magic = splat(_ROUND_MAGIC, lanes)
+    magic = splat(ROUND_MAGIC, lanes)
     shifted = let(fma(x, splat(1.44269504088896341, lanes), magic, lanes))
     n = let(shifted - magic)
     r = let(fma(n, splat(-0.693359375, lanes), x, lanes))
@@ -109,7 +109,7 @@ def exp(x: Expr, lanes: int) -> Expr:
     poly = let(fma(poly, square, r, lanes))
     poly = let(poly + splat(1.0, lanes))
     int_type = vector_type("int32", lanes)
-    exponent = tirx.reinterpret(int_type, shifted) - splat(_ROUND_MAGIC_BITS - 127, lanes, "int32")
+    exponent = tirx.reinterpret(int_type, shifted) - splat(ROUND_MAGIC_BITS - 127, lanes, "int32")
     power = tirx.reinterpret(vector_type("float32", lanes), exponent << splat(23, lanes, "int32"))
     return let(poly * power)
 
