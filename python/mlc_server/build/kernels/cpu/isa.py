@@ -42,7 +42,8 @@ class VectorIsa:
 
     `lanes` is the number of 32-bit lanes of one register, `registers` how many registers there
     are; `row_vectors` x `max_tokens` is the register block of the matrix kernels (vectors of
-    outputs x rows of activations), `row_vectors` x `expanded_tokens` that over unpacked weights. A dot product works on 4 bytes per 32-bit lane.
+    outputs x rows of activations), `row_vectors` x `expanded_tokens` that over unpacked
+    weights. A dot product works on 4 bytes per 32-bit lane.
     """
 
     name: str
