@@ -87,6 +87,11 @@ CALLS: list[tuple[str, str, list[Event]]] = [
         ],
     ),
     ("pythonic", "f()", call(0, "f", "{}")),
+    (
+        "pythonic",
+        "[g-2(from='Oslo', user-id=1, class=None,)]",
+        call(0, "g-2", '{"from": "Oslo", "user-id": 1, "class": null}'),
+    ),
     ("pythonic", "Here:\n  f(a=1)\n", [Content("Here:"), *call(0, "f", '{"a": 1}')]),
     (
         "pythonic",
@@ -123,6 +128,10 @@ NO_CALLS = [
     ("pythonic", "[f(1)]"),
     ("pythonic", "[f(**{})]"),
     ("pythonic", "[f(a=b)]"),
+    ("pythonic", "[f(a=1, a=2)]"),
+    ("pythonic", "[f(a=1) f(b=2)]"),
+    ("pythonic", "[f(a=)]"),
+    ("pythonic", "['f() f()']"),
     ("pythonic", "f(a=1e999)"),
     ("pythonic", "f(a='\\ud800')"),
     ("pythonic", "f(a={1})"),
