@@ -162,8 +162,14 @@ RETRY_AFTER_S = Limit("retry_after", 1, "seconds", "Retry-After of a 503")
 ENCODE_INLINE_CHARACTERS = Limit(
     "encode_inline", 2048, "characters", "longest prompt tokenised on the event loop"
 )
+MAX_INLINE_MESSAGES = Limit(
+    "messages_inline", 64, "messages", "longest conversation rendered on the event loop"
+)
 MAX_RENDERED_CHARACTERS = Limit(
     "rendered_prompt", 16 * 1024 * 1024, "characters", "longest prompt a chat template may produce"
+)
+RENDER_TIMEOUT_MS = Limit(
+    "rendering", 1000, "milliseconds", "most processor time a chat template may take"
 )
 
 # Errors.

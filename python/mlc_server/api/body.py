@@ -8,7 +8,7 @@ from typing import TypeVar
 from fastapi import Request
 from pydantic import BaseModel
 
-from mlc_server.api.middleware import add_header
+from mlc_server.api.middleware import add_to_header
 from mlc_server.errors import RequestTooLarge
 from mlc_server.protocol.parsing import parse_request
 
@@ -31,12 +31,9 @@ class IgnoredFields:
 
     def tell(self, request: Request, ignored: dict[str, str | None]) -> None:
         """`ignored`: path to the nearest known name."""
-        if not ignored:
-            return
-        add_header(request, IGNORED_FIELDS_HEADER, ", ".join(ignored))
         hints = [f"{path}={near}" for path, near in ignored.items() if near is not None]
-        if hints:
-            add_header(request, FIELD_HINTS_HEADER, ", ".join(hints))
+        add_to_header(request, IGNORED_FIELDS_HEADER, list(ignored))
+        add_to_header(request, FIELD_HINTS_HEADER, hints)
         for path, near in ignored.items():
             if path not in self._logged and len(self._logged) < _MAX_LOGGED:
                 self._logged.add(path)

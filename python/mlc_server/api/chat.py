@@ -16,6 +16,7 @@ from mlc_server.api.streamed import EventStreamResponse
 from mlc_server.api.tools import prepare, template_messages, template_tools, tool_use
 from mlc_server.errors import RequestError
 from mlc_server.protocol.chat import ChatCompletionRequest
+from mlc_server.protocol.fields import nearest
 from mlc_server.protocol.responses import ResponseHead
 from mlc_server.text.template_options import TemplateOptions
 
@@ -37,6 +38,7 @@ async def chat_completions(request: Request) -> Response:
     log = RequestLog.begin(request)
     try:
         model, body = await _read_chat_request(request, service)
+        _tell_unread(request, model, body)
         answer = await _begin(service, model, body, log)
     except RequestError as error:
         log.refused(error)
@@ -81,6 +83,14 @@ async def _begin(
         tools=tools,
         prompt_ids=prompt_ids if body.return_token_ids else None,
     )
+
+
+def _tell_unread(request: Request, model: ServedModel, body: ChatCompletionRequest) -> None:
+    """Template variables that the model's template does not read are ignored fields."""
+    known = model.prompts.template.variables
+    unread = [name for name in body.chat_template_kwargs or {} if name not in known]
+    ignored = {f"chat_template_kwargs.{name}": nearest(name, known) for name in unread}
+    request.app.state.ignored_fields.tell(request, ignored)
 
 
 def _template_options(body: ChatCompletionRequest) -> TemplateOptions:

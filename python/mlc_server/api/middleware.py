@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Sequence
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
@@ -46,6 +47,13 @@ class RequestIdMiddleware:
 def add_header(request: Request, name: str, value: str) -> None:
     """A header for the response to `request`, be it an answer, a stream or an error."""
     request.state.response_headers[name] = value
+
+
+def add_to_header(request: Request, name: str, values: Sequence[str]) -> None:
+    """More values of a header that is a list."""
+    if values:
+        known = request.state.response_headers.get(name)
+        add_header(request, name, ", ".join([*([known] if known else []), *values]))
 
 
 def _client_id(scope: Scope) -> str | None:

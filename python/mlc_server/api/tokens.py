@@ -87,4 +87,6 @@ async def apply_template(request: Request) -> dict[str, Any]:
     request.app.state.service.served()
     body = await read_request(request, TemplateRequest)
     model = _model(request, body.model)
-    return {"prompt": model.prompts.render(template_messages(body.messages))}
+    messages = template_messages(body.messages)
+    loop = asyncio.get_running_loop()
+    return {"prompt": await loop.run_in_executor(None, model.prompts.render, messages)}

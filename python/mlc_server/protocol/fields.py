@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
@@ -76,17 +76,23 @@ def drop_other_fields(
         path = prefix + name
         if path not in told:
             told.add(path)
-            close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.7)
-            on_ignored(path, close[0] if close else None)
+            on_ignored(path, nearest(name, known))
         if len(told) == _MAX_TOLD:
             break
     return kept
 
 
+def nearest(name: str, known: Collection[str]) -> str | None:
+    """The known name that a misspelt one was probably meant to be."""
+    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.7)
+    return close[0] if close else None
+
+
 def _unknown(
     value: Any, model: type[BaseModel], prefix: str
 ) -> Iterator[tuple[str, str, frozenset[str]]]:
-    """(path before it, key, known keys) for keys that neither the model nor this module knows."""
+    """(path before it, key, known keys) for keys that neither the model nor this module knows. One
+    whose value is null asks for nothing."""
     if isinstance(value, list):
         for item in value:
             yield from _unknown(item, model, f"{prefix[:-1]}[].")
@@ -95,8 +101,8 @@ def _unknown(
     supported = _names(model)
     known = supported if prefix else supported | _KNOWN
     if not value.keys() <= known:
-        for key in value:
-            if key not in known:
+        for key, item in value.items():
+            if key not in known and item is not None:
                 yield prefix, _plain(key), known
     for key, nested in _nested(model).items():
         if key in value:

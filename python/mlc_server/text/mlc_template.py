@@ -7,7 +7,7 @@ from typing import Any
 
 from mlc_server.errors import FormatError, InvalidRequest
 from mlc_server.text.chat_template import Message
-from mlc_server.text.template_options import DEFAULT_OPTIONS, TemplateOptions
+from mlc_server.text.template_options import DEFAULT_OPTIONS, TemplateOptions, cut_after
 
 _THINK_END = "</think>"
 
@@ -48,6 +48,10 @@ class MlcTemplate:
     def source(self) -> str:
         return ""
 
+    @property
+    def variables(self) -> frozenset[str]:
+        return frozenset()
+
     def render(
         self,
         messages: Sequence[Message],
@@ -55,11 +59,6 @@ class MlcTemplate:
         options: TemplateOptions = DEFAULT_OPTIONS,
     ) -> str:
         assert not tools
-        if options != DEFAULT_OPTIONS:
-            raise InvalidRequest(
-                "chat_template_kwargs: the model's conv_template takes no options",
-                param="chat_template_kwargs",
-            )
         system = self._system_message
         turns = list(self._opening)
         for index, message in enumerate(messages):
@@ -80,8 +79,10 @@ class MlcTemplate:
         for index, (role, content) in enumerate(turns):
             with_role = index > 0 or self._role_after_system or not system_text
             parts.append(self._turn(role, content, with_role, in_history=index < last_user))
-        parts.append(self._roles["assistant"] + self._role_empty_sep)
-        return "".join(parts)
+        if options.add_generation_prompt:
+            parts.append(self._roles["assistant"] + self._role_empty_sep)
+        text = "".join(parts)
+        return cut_after(text, messages[-1]["content"]) if options.continue_final else text
 
     def _turn(self, role: str, content: str, with_role: bool, *, in_history: bool) -> str:
         name = self._roles.get(role)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mlc_server.errors import FormatError, UserError
-from mlc_server.limits import ENCODE_INLINE_CHARACTERS
-from mlc_server.text.chat_template import ChatTemplate, JinjaTemplate, Message, has_system
+from mlc_server.limits import ENCODE_INLINE_CHARACTERS, MAX_INLINE_MESSAGES
+from mlc_server.text.chat_template import ChatTemplate, JinjaTemplate, Message
 from mlc_server.text.fill_in_middle import FillInMiddle
 from mlc_server.text.mlc_template import MlcTemplate
 from mlc_server.text.template_options import DEFAULT_OPTIONS, TemplateOptions
@@ -19,6 +19,7 @@ from mlc_server.text.tokenizer import Tokenizer
 from mlc_server.text.tools.conversation import in_text
 from mlc_server.text.tools.single_calls import one_call_at_a_time, shows_parallel_calls
 from mlc_server.text.tools.support import AUTO, ToolSupport, choose_format
+from mlc_server.text.turns import TurnRules
 
 MLC_TEMPLATE = "mlc"
 _SPECIAL_TOKEN_KEYS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token")
@@ -42,6 +43,7 @@ class PromptBuilder:
     prefix_ids: tuple[int, ...]
     stop: StopRules
     tools: ToolSupport = field(default_factory=ToolSupport)
+    turns: TurnRules = field(default_factory=TurnRules)
     fill: FillInMiddle | None = None
 
     @classmethod
@@ -90,7 +92,6 @@ class PromptBuilder:
         tools = ToolSupport(
             format=choose_format(template.source, native=native, wanted=tool_format),
             native=native,
-            has_system=has_system(template),
             parallel=not native or shows_parallel_calls(template),
         )
         return cls(
@@ -99,6 +100,7 @@ class PromptBuilder:
             prefix_ids=prefix_ids,
             stop=stop,
             tools=tools,
+            turns=TurnRules.of(template),
             fill=FillInMiddle.find(tokenizer, token_config),
         )
 
@@ -123,11 +125,11 @@ class PromptBuilder:
         `tools` and the calls in `messages` are OpenAI's objects, arguments as objects too.
         """
         if not self.tools.native:
-            messages = in_text(messages, tools, has_system=self.tools.has_system)
+            messages = in_text(messages, tools)
             tools = ()
         elif not self.tools.parallel:
             messages = one_call_at_a_time(messages)
-        return self.template.render(messages, tools, options)
+        return self.template.render(self.turns.applied(messages), tools, options)
 
     async def build_async(
         self,
@@ -136,11 +138,19 @@ class PromptBuilder:
         options: TemplateOptions = DEFAULT_OPTIONS,
     ) -> list[int]:
         """`build`, with a long text in a worker thread so that other streams keep flowing."""
-        characters = sum(len(message["content"] or "") for message in messages)
-        if characters <= ENCODE_INLINE_CHARACTERS.default and not tools:
+        if not tools and not options.variables and _are_short(messages):
             return self.build(messages, (), options)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(None, self.build, messages, tools, options)
+
+
+def _are_short(messages: Sequence[Message]) -> bool:
+    """Whether messages can be rendered and tokenised in no time; those with calls are not asked."""
+    if len(messages) > MAX_INLINE_MESSAGES.default:
+        return False
+    characters = sum(len(message["content"] or "") for message in messages)
+    plain = not any("tool_calls" in message for message in messages)
+    return plain and characters <= ENCODE_INLINE_CHARACTERS.default
 
 
 def _template_sources(

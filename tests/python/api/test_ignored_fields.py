@@ -34,3 +34,14 @@ def test_the_log_names_each_field_once(caplog: pytest.LogCaptureFixture) -> None
     assert told == [
         "field temprature of /v1/chat/completions is ignored; did you mean temperature?"
     ]
+
+
+def test_template_variables_that_nothing_reads_are_ignored_fields() -> None:
+    with live_server() as (server, _):
+        variables = {"enable_thinking": False, "messages": []}
+        body = chat_body(zzz=1, chat_template_kwargs=variables)
+        answer = requests.post(f"{server.url}/v1/chat/completions", json=body, timeout=20)
+    assert answer.status_code == 200
+    assert answer.headers["x-ignored-fields"] == (
+        "zzz, chat_template_kwargs.enable_thinking, chat_template_kwargs.messages"
+    )

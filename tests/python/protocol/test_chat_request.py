@@ -204,6 +204,7 @@ def ignored(**fields: Any) -> dict[str, str | None]:
 
 def test_unknown_fields_are_told_of_with_the_nearest_name() -> None:
     assert ignored() == {}
+    assert ignored(temprature=None, zzz=None) == {}
     assert ignored(temprature=1, zzz=2) == {"temprature": "temperature", "zzz": None}
     messages = [{"role": "user", "content": "x", "nam": "y"}] * 3
     assert ignored(messages=messages) == {"messages[].nam": "name"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from datetime import datetime
 
@@ -9,7 +10,7 @@ import pytest
 
 from mlc_server import limits
 from mlc_server.errors import InvalidRequest, UserError
-from mlc_server.text import chat_template
+from mlc_server.text import sandbox
 from mlc_server.text.chat_template import JinjaTemplate
 from mlc_server.text.template_options import TemplateOptions
 
@@ -75,7 +76,12 @@ def test_a_template_that_fails_is_a_refusal_without_internals(source: str) -> No
     ("role", "source", "expected"),
     [
         ("developer", "{{ messages[0].role }}", "system"),
-        ("developer", "{# developer #}{{ messages[0].role }}", "developer"),
+        ("developer", "{# developer #}{{ messages[0].role }}", "system"),
+        (
+            "developer",
+            "{% if messages[0].role == 'developer' %}{{ messages[0].content }}{% endif %}",
+            "x",
+        ),
         ("user", "{{ messages[0].role }}", "user"),
     ],
 )
@@ -121,10 +127,49 @@ def test_messages_of_the_caller_are_left_alone() -> None:
 
 def test_output_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     small = replace(limits.MAX_RENDERED_CHARACTERS, default=100)
-    monkeypatch.setattr(chat_template, "MAX_RENDERED_CHARACTERS", small)
+    monkeypatch.setattr(sandbox, "MAX_RENDERED_CHARACTERS", small)
     assert len(render("{{ 'x' * 100 }}")) == 100
-    with pytest.raises(InvalidRequest, match="at most 100"):
+    with pytest.raises(InvalidRequest, match="more than 100 characters"):
         render("{{ 'x' * 101 }}")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "{% for i in range(99999) %}{% for j in range(99999) %}{{ j }}{% endfor %}{% endfor %}",
+        "{% for a in messages %}{% for b in messages %}{{ a.x or b.x }}{% endfor %}{% endfor %}",
+        "{% macro m(n) %}{% for i in range(2) %}{{ m(n) }}{% endfor %}{% endmacro %}{{ m(1) }}",
+    ],
+)
+def test_time_is_bounded(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = JinjaTemplate(source, {})
+    small = replace(limits.RENDER_TIMEOUT_MS, default=20)
+    monkeypatch.setattr(sandbox, "RENDER_TIMEOUT_MS", small)
+    begin_s = time.thread_time()
+    with pytest.raises(InvalidRequest) as caught:
+        template.render([{"role": "user", "content": "x"}] * 4096)
+    assert caught.value.param == "messages"
+    assert time.thread_time() - begin_s < 1
+    # The next one has its own time.
+    assert JinjaTemplate("{{ messages[0].content }}", {}).render(HI) == "hi"
+
+
+def test_the_variables_a_template_reads_are_known() -> None:
+    source = (
+        "{% if not date_string is defined %}{% set date_string = 'today' %}{% endif %}"
+        "{{ bos_token }}{{ date_string }}{% if enable_thinking is false %}-{% endif %}"
+        "{% set ns = namespace(x=1) %}{{ ns.x }}{{ messages }}{{ tools }}{{ strftime_now('') }}"
+        "{{ add_generation_prompt }}"
+    )
+    template = JinjaTemplate(source, {"bos_token": "B"}, tool_source="{{ tools }}{{ mode }}")
+    assert template.variables == {"date_string", "enable_thinking", "mode"}
+
+
+def test_variables_do_not_replace_helpers() -> None:
+    template = JinjaTemplate("{{ raise_exception('no') }}", {})
+    with pytest.raises(InvalidRequest, match="refuses them: no"):
+        template.render(HI, (), TemplateOptions({"raise_exception": "x", "range": 1}))
 
 
 def test_a_template_that_does_not_parse_is_the_users_fault() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from mlc_server.errors import FormatError, InvalidRequest
 from mlc_server.text.mlc_template import MlcTemplate
+from mlc_server.text.template_options import TemplateOptions
 
 CHATML: dict[str, Any] = {
     "name": "chatml",
@@ -125,3 +126,13 @@ def test_a_late_system_message_and_an_unknown_role_are_refused() -> None:
 def test_a_broken_template_names_its_field(key: str, value: Any) -> None:
     with pytest.raises(FormatError, match=f"conv_template.{key} "):
         MlcTemplate({**CHATML, key: value})
+
+
+def test_the_last_message_can_be_left_open() -> None:
+    template = MlcTemplate(CHATML)
+    chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "An apple"}]
+    closed = TemplateOptions({"unread": 1}, add_generation_prompt=False)
+    assert template.render(chat, (), closed).endswith("An apple<|im_end|>\n")
+    begun = TemplateOptions(add_generation_prompt=False, continue_final=True)
+    assert template.render(chat, (), begun).endswith("<|im_start|>assistant\nAn apple")
+    assert template.variables == frozenset()

@@ -13,6 +13,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from mlc_server.errors import FormatError, UserError
 from mlc_server.text.prompt import PromptBuilder
+from mlc_server.text.template_options import TemplateOptions
 from mlc_server.text.tokenizer import Tokenizer as Ours
 from support.byte_model import byte_prompts, byte_tokenizer
 
@@ -116,13 +117,20 @@ def test_long_texts_are_encoded_off_the_event_loop(monkeypatch: pytest.MonkeyPat
         return original(self, messages, *more)
 
     monkeypatch.setattr(PromptBuilder, "build", build)
-    for length in (10, 100_000):
-        messages = [{"role": "user", "content": "x" * length}]
-        assert len(asyncio.run(prompts.build_async(messages))) == length + len(
-            "user: \nassistant: "
-        )
-    assert threads[0] == threading.get_ident()
-    assert threads[1] != threading.get_ident()
+
+    def on_loop(messages: list[Any], *more: Any) -> bool:
+        ids = asyncio.run(prompts.build_async(messages, *more))
+        assert ids == original(prompts, messages, *more)
+        return threads.pop() == threading.get_ident()
+
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {}}}
+    calling = {"role": "assistant", "content": "", "tool_calls": [call]}
+    assert on_loop([{"role": "user", "content": "x" * 10}])
+    assert not on_loop([{"role": "user", "content": "x" * 100_000}])
+    assert not on_loop(USER * 65)
+    assert not on_loop([*USER, calling])
+    assert not on_loop(USER, [{"type": "function"}])
+    assert not on_loop(USER, (), TemplateOptions({"x": 1}))
 
 
 @pytest.mark.parametrize("text", ["", "a\0b", "é\N{GRINNING FACE}", "<eos>x"])

@@ -29,13 +29,10 @@ To call a function, answer with its name and arguments as JSON between <tool_cal
 Its result comes back between <tool_response> and </tool_response>."""
 
 
-def in_text(
-    messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], *, has_system: bool
-) -> list[Message]:
+def in_text(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:
     """The conversation in roles system, user and assistant with text content only.
 
-    Results that follow one another become one user turn, in the order of their calls. With
-    `has_system` false, the tools are described in the first message instead of a system message.
+    Results that follow one another become one user turn, in the order of their calls.
     """
     plain: list[Message] = []
     results: list[Message] = []
@@ -49,7 +46,7 @@ def in_text(
         order.update({call["id"]: position for position, call in enumerate(calls)})
         plain.append(_without_calls(message, calls) if calls else message)
     _add_results(plain, results, order)
-    return _with_instructions(plain, tools, has_system=has_system) if tools else plain
+    return _with_instructions(plain, tools) if tools else plain
 
 
 def _without_calls(message: Message, calls: Sequence[Mapping[str, Any]]) -> Message:
@@ -70,18 +67,12 @@ def _add_results(plain: list[Message], results: list[Message], order: Mapping[st
     results.clear()
 
 
-def _with_instructions(
-    plain: list[Message], tools: Sequence[Mapping[str, Any]], *, has_system: bool
-) -> list[Message]:
+def _with_instructions(plain: list[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:
     instructions = INSTRUCTIONS.format(tools="\n".join(_json(tool) for tool in tools))
-    first = plain[0] if plain else {"role": "user", "content": ""}
-    if has_system and first["role"] not in ("system", "developer"):
+    if not plain or plain[0]["role"] not in ("system", "developer"):
         return [{"role": "system", "content": instructions}, *plain]
-    # A system message comes first and goes on; a user's first message is introduced.
-    parts = [first["content"] or "", instructions]
-    if first["role"] not in ("system", "developer"):
-        parts.reverse()
-    return [{**first, "content": "\n\n".join(filter(None, parts))}, *plain[1:]]
+    parts = [plain[0]["content"] or "", instructions]
+    return [{**plain[0], "content": "\n\n".join(filter(None, parts))}, *plain[1:]]
 
 
 def _json(value: Any) -> str:

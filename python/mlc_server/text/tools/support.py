@@ -13,12 +13,11 @@ DEFAULT_FORMAT = "hermes"
 @dataclass(frozen=True)
 class ToolSupport:
     """`format` is how the model writes calls. A `native` template shows tools, calls and results
-    itself; for others they are put into text. `has_system`: the template has system messages.
-    `parallel`: it shows several calls of one message; for others they are shown one by one."""
+    itself; for others they are put into text. `parallel`: it shows several calls of one message;
+    for others they are shown one by one."""
 
     format: str = DEFAULT_FORMAT
     native: bool = False
-    has_system: bool = True
     parallel: bool = True
 
 

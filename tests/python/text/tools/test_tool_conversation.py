@@ -26,11 +26,11 @@ def result(id_: str, content: str) -> dict[str, Any]:
 
 def test_without_tools_nothing_changes() -> None:
     messages = [{"role": "system", "content": "s"}, USER]
-    assert in_text(messages, [], has_system=True) == messages
+    assert in_text(messages, []) == messages
 
 
 def test_tools_are_described_in_a_system_message() -> None:
-    system, user = in_text([USER], TOOLS, has_system=True)
+    system, user = in_text([USER], TOOLS)
     assert system["role"] == "system"
     assert user == USER
     described = system["content"].split("<tools>\n")[1].split("\n</tools>")[0].split("\n")
@@ -40,16 +40,9 @@ def test_tools_are_described_in_a_system_message() -> None:
 
 def test_the_clients_system_message_goes_first() -> None:
     for role in ("system", "developer"):
-        messages = in_text([{"role": role, "content": "Be brief."}, USER], TOOLS, has_system=True)
+        messages = in_text([{"role": role, "content": "Be brief."}, USER], TOOLS)
         assert [message["role"] for message in messages] == [role, "user"]
         assert messages[0]["content"].startswith("Be brief.\n\n# Tools")
-
-
-def test_without_system_messages_the_first_turn_is_introduced() -> None:
-    (message,) = in_text([USER], TOOLS, has_system=False)
-    assert message["role"] == "user"
-    assert message["content"].startswith("# Tools")
-    assert message["content"].endswith("\n\nWeather?")
 
 
 def test_parallel_results_are_one_turn_in_the_order_of_their_calls() -> None:
@@ -61,7 +54,7 @@ def test_parallel_results_are_one_turn_in_the_order_of_their_calls() -> None:
         result("1", "rain"),
         {"role": "assistant", "content": "Rain and sun."},
     ]
-    _, calling, results, last = in_text(messages, [], has_system=True)
+    _, calling, results, last = in_text(messages, [])
     assert [calling["role"], results["role"]] == ["assistant", "user"]
     assert calling["content"] == (
         'Wait.\n<tool_call>\n{"name": "f", "arguments": {"a": "Oslo"}}\n</tool_call>\n'
@@ -77,7 +70,7 @@ def test_calls_in_the_history_read_as_the_calls_they_were() -> None:
     calls = [call("1", "f", {"a": "</tool_call>", "b": [1, None]}), call("2", "g", {})]
     messages = [{"role": "assistant", "content": "", "tool_calls": calls}]
     parser = HermesParser(["f", "g"])
-    events = parser.feed(in_text(messages, [], has_system=True)[0]["content"]) + parser.finish()
+    events = parser.feed(in_text(messages, [])[0]["content"]) + parser.finish()
     names = [event.name for event in events if isinstance(event, CallStarted)]
     arguments = [json.loads(event.text) for event in events if isinstance(event, CallArguments)]
     assert names == ["f", "g"]
@@ -87,7 +80,7 @@ def test_calls_in_the_history_read_as_the_calls_they_were() -> None:
 def test_results_at_the_end_are_answered() -> None:
     calls = [call("1", "f", "{broken")]
     messages = [USER, {"role": "assistant", "content": None, "tool_calls": calls}, result("1", "x")]
-    plain = in_text(messages, TOOLS, has_system=True)
+    plain = in_text(messages, TOOLS)
     assert [message["role"] for message in plain] == ["system", "user", "assistant", "user"]
     assert '"arguments": "{broken"' in plain[2]["content"]
 
@@ -98,6 +91,6 @@ def test_arguments_too_deep_for_json_are_the_clients_fault() -> None:
         arguments = {"a": arguments}
     messages = [{"role": "assistant", "content": "", "tool_calls": [call("1", "f", arguments)]}]
     with pytest.raises(InvalidRequest, match="too deeply"):
-        in_text(messages, [], has_system=True)
+        in_text(messages, [])
     while arguments:  # taken apart by hand: the interpreter would recurse
         arguments = arguments["a"]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mlc_server.errors import UserError
-from mlc_server.text.chat_template import JinjaTemplate, has_system
+from mlc_server.text.chat_template import JinjaTemplate
 from mlc_server.text.tools.support import choose_format
 
 PLAIN = "{% for m in messages %}{{ m.role }}:{{ m.content }}\n{% endfor %}"
@@ -64,15 +64,3 @@ def test_a_template_for_tools_is_used_for_conversations_with_tools() -> None:
     assert template.knows_tools
     assert template.render(hello) == "plain"
     assert template.render(hello, [{"type": "function"}]) == "with 1"
-
-
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        (PLAIN, True),
-        ("{{ raise_exception('no system role') }}", False),
-        ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", False),
-    ],
-)
-def test_templates_without_system_messages_are_recognised(source: str, expected: bool) -> None:
-    assert has_system(JinjaTemplate(source, {})) == expected
