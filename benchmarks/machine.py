@@ -29,12 +29,14 @@ from mlc_server import _core
 from mlc_server.build.kernels.cpu import frame
 from mlc_server.build.kernels.cpu.isa import VectorIsa, select_isa
 from mlc_server.build.kernels.cpu.pipeline import build_functions
+from mlc_server.build.kernels.cpu.vector_ops import let, splat
 from mlc_server.build.targets import host_cpu_model, resolve_target
 
 READ_BYTES = 1 << 29  # of all threads together; beyond the last-level cache of any server
 READ_STREAMS = 8  # vectors in flight
-DOT_STEPS = 1 << 24  # of one call: tens of milliseconds
+DOT_STEPS = 1 << 21  # of one call: tens of milliseconds
 DOT_WORDS = 64  # weight vectors that the loop reads, all in L1
+DOTS_PER_GROUP = 8  # of 4 columns each: one group of a quantised matrix
 TASKS_PER_THREAD = 8
 REGIONS = 20000
 
@@ -98,29 +100,34 @@ def _read_kernel() -> Any:
 
 
 def _dot_kernel(isa: VectorIsa) -> Any:
-    """`steps` times the register block of the matrix kernels: row_vectors x max_tokens dots."""
-    lanes = isa.lanes
+    """`steps` times the register block of the matrix kernels, row_vectors x max_tokens groups of
+    DOTS_PER_GROUP dot products of 4-bit weights, without loading activations or rescaling."""
+    lanes, size = isa.lanes, 4 * isa.lanes
     with frame.kernel("dot_loop") as ir:
         steps = frame.scalar("steps")
-        weights = frame.tensor("weights", [DOT_WORDS * 4 * lanes], "uint8")
+        weights = frame.tensor("weights", [DOT_WORDS * size], "uint8")
         quads = frame.tensor("quads", [isa.max_tokens], "int32")
         out = frame.tensor("out", [lanes], "int32")
         block = [
             [frame.scratch([lanes], "int32") for _ in range(isa.max_tokens)]
             for _ in range(isa.row_vectors)
         ]
-        zero = tvm.tirx.Broadcast(tvm.tirx.const(0, "int32"), lanes)
+        zero = splat(0, lanes, "int32")
         for row in block:
             for total in row:
                 frame.store(total, zero, 0, lanes=lanes)
         with T.serial(0, steps) as step:
             for r, row in enumerate(block):
-                word = (step * isa.row_vectors + r) % DOT_WORDS
-                vector = frame.load(weights, word * 4 * lanes, lanes=4 * lanes)
-                for token, total in enumerate(row):
-                    sum_so_far = frame.load(total, 0, lanes=lanes)
-                    dots = isa.dot4(sum_so_far, vector, T.bind(quads[token]), 4)
-                    frame.store(total, dots, 0, lanes=lanes)
+                first = let((step * isa.row_vectors + r) * DOTS_PER_GROUP % DOT_WORDS)
+                starts = [frame.load(total, 0, lanes=lanes) for total in row]
+                sums = [isa.dot_begin(start, 4) for start in starts]
+                for i in range(DOTS_PER_GROUP):
+                    vector = let(frame.load(weights, (first + i) * size, lanes=size))
+                    for token in range(isa.max_tokens):
+                        quad = let(quads[token])
+                        sums[token] = let(isa.dot4(sums[token], vector, quad, 4))
+                for total, dots, start in zip(row, sums, starts, strict=True):
+                    frame.store(total, isa.dot_end(dots, start, 4), 0, lanes=lanes)
         result = zero
         for row in block:
             for total in row:
@@ -171,7 +178,7 @@ def measure_int8_peak(module: Any, isa: VectorIsa, threads: int, repeats: int) -
     weights = tvm.runtime.tensor(np.ones(DOT_WORDS * 4 * isa.lanes, "uint8"))
     quads = tvm.runtime.tensor(np.full(isa.max_tokens, 0x01010101, "int32"))
     sums = [tvm.runtime.tensor(np.zeros(isa.lanes, "int32")) for _ in range(threads)]
-    dots = isa.row_vectors * isa.max_tokens
+    dots = isa.row_vectors * isa.max_tokens * DOTS_PER_GROUP
     loop = module["dot_loop"]
     seconds = _repeat(lambda i: loop(DOT_STEPS, weights, quads, sums[i]), threads, repeats)
     expected = np.array(4 * dots * DOT_STEPS).astype("int32")
