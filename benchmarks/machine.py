@@ -122,10 +122,11 @@ def _dot_kernel(isa: VectorIsa) -> Any:
                 starts = [frame.load(total, 0, lanes=lanes) for total in row]
                 sums = [isa.dot_begin(start, 4) for start in starts]
                 for i in range(DOTS_PER_GROUP):
-                    vector = let(frame.load(weights, (first + i) * size, lanes=size))
+                    vector = frame.load(weights, (first + i) * size, lanes=size)
+                    operands = isa.dot_operands(vector, 4)
                     for token in range(isa.max_tokens):
                         quad = let(quads[token])
-                        sums[token] = let(isa.dot4(sums[token], vector, quad, 4))
+                        sums[token] = isa.dot4(sums[token], operands, quad)
                 for total, dots, start in zip(row, sums, starts, strict=True):
                     frame.store(total, isa.dot_end(dots, start, 4), 0, lanes=lanes)
         result = zero

@@ -20,10 +20,12 @@ from typing import Any
 from tvm import tirx
 from tvm.target import Target, codegen
 
-from mlc_server.build.kernels.cpu.vector_ops import splat
+from mlc_server.build.kernels.cpu.vector_ops import let, splat
 from mlc_server.errors import CompileError
 
 Expr = Any  # a TIR expression (tvm ships no types)
+DotSums = tuple[Expr, ...]
+Operands = tuple[Expr, ...]
 
 LEVELS = ("avx512vnni", "avxvnni", "avx2", "neon", "portable")
 
@@ -52,7 +54,7 @@ class VectorIsa:
     row_vectors: int
     max_tokens: int
     expanded_tokens: int
-    dot4_emitter: Callable[[VectorIsa, Expr, Expr, Expr, int], Expr]
+    dot4_emitter: Callable[[VectorIsa, Expr, Expr, Expr], Expr]
 
     @property
     def f32(self) -> str:
@@ -85,29 +87,49 @@ class VectorIsa:
         """Whether a dot product takes its quad from a lane of a register, without a broadcast."""
         return self.name == "neon"
 
-    def dot_begin(self, start: Expr, bits: int) -> Expr:
-        """Accumulators whose value is `start` (i32 x lanes), to pass through `dot4`."""
-        return splat(0, 2 * self.lanes, "int16") if self._has_short_sums(bits) else start
+    def dot_begin(self, start: Expr, bits: int) -> DotSums:
+        """Sums whose value is `start` (i32 x lanes), to pass through `dot4`; bits is 4 or 8."""
+        short = splat(0, 2 * self.lanes, "int16")
+        return (short,) * self._short_sums(bits) or (start,)
 
-    def dot4(self, acc: Expr, weights: Expr, quad: Expr, bits: int) -> Expr:
+    def dot_operands(self, weights: Expr, bits: int) -> Operands:
+        """What `dot4` takes of weights u8 x (4 * lanes), values below 2**bits."""
+        if self._short_sums(bits) == 2:
+            words = tirx.reinterpret(f"uint16x{2 * self.lanes}", weights)
+            mask = splat(0x0F0F, 2 * self.lanes, "uint16")
+            high = (words >> splat(4, 2 * self.lanes, "uint16")) & mask
+            return let(words & mask), let(high)
+        if self.dot_bias(bits):
+            return (let(weights ^ splat(0x80, 4 * self.lanes, "uint8")),)
+        return (weights,)
+
+    def dot4(self, sums: DotSums, operands: Operands, quad: Expr) -> DotSums:
         """Adds `sum_{i<4} (weights[4l+i] - dot_bias(bits)) * quad[i]` to lane l, exactly.
 
-        weights: u8 x (4 * lanes), values below 2**bits (bits is 4 or 8); quad: scalar int32 holding
-        4 signed bytes, lowest byte first, each in [-127, 127]. At most 8 calls (a group of 32)
-        between `dot_begin` and `dot_end`.
+        operands: `dot_operands` of the weights; quad: scalar int32 holding 4 signed bytes, lowest
+        byte first, each in [-127, 127]. At most 8 calls (a group of 32) between `dot_begin` and
+        `dot_end`.
         """
-        return self.dot4_emitter(self, acc, weights, quad, bits)
+        pairs = zip(sums, operands, strict=True)
+        return tuple(let(self.dot4_emitter(self, acc, value, quad)) for acc, value in pairs)
 
-    def dot_end(self, acc: Expr, start: Expr, bits: int) -> Expr:
+    def dot_end(self, sums: DotSums, start: Expr, bits: int) -> Expr:
         """The sums, i32 x lanes; `start` as given to `dot_begin`."""
-        if not self._has_short_sums(bits):
-            return acc
-        ones = splat(1, 2 * self.lanes, "int16")
-        return start + _intrinsic(self.i32, "llvm.x86.avx2.pmadd.wd", acc, ones)
+        if not self._short_sums(bits):
+            return sums[0]
+        total = start
+        for index, short in enumerate(sums):
+            place = splat(16**index, 2 * self.lanes, "int16")
+            total = total + _intrinsic(self.i32, "llvm.x86.avx2.pmadd.wd", short, place)
+        return total
 
-    def _has_short_sums(self, bits: int) -> bool:
-        """Whether pairs of products are added up in 16 bits: 8 * 2 * 15 * 127 = 30480 fits."""
-        return self.name == "avx2" and bits == 4
+    def _short_sums(self, bits: int) -> int:
+        """In how many sums of 16 bits a dot product is kept; 0: in one of 32 bits.
+
+        One a nibble of the weights on avx2, which adds up pairs of products in 16 bits: those of
+        bytes would saturate, 8 quads of nibbles fit (8 * 2 * 15 * 127 = 30480).
+        """
+        return bits // 4 if self.name == "avx2" else 0
 
     def dot_bias(self, bits: int) -> int:
         """What `dot4` subtracts from each weight: sdot has no unsigned operand."""
@@ -122,8 +144,7 @@ def _broadcast_quad(quad: Expr, lanes: int) -> Expr:
     return tirx.reinterpret(f"int8x{4 * lanes}", tirx.Broadcast(quad, lanes))
 
 
-def _dot4_vnni(isa: VectorIsa, acc: Expr, weights: Expr, quad: Expr, bits: int) -> Expr:
-    del bits
+def _dot4_vnni(isa: VectorIsa, acc: Expr, weights: Expr, quad: Expr) -> Expr:
     lanes = isa.lanes
     # LLVM 22 takes the multiplicands as byte vectors; an i32 operand fails verification.
     bytes_type = f"int8x{4 * lanes}"
@@ -132,36 +153,20 @@ def _dot4_vnni(isa: VectorIsa, acc: Expr, weights: Expr, quad: Expr, bits: int) 
     return _intrinsic(isa.i32, name, acc, unsigned, _broadcast_quad(quad, lanes))
 
 
-def _dot4_avx2(isa: VectorIsa, acc: Expr, weights: Expr, quad: Expr, bits: int) -> Expr:
+def _dot4_avx2(isa: VectorIsa, acc: Expr, nibbles: Expr, quad: Expr) -> Expr:
+    """`acc` is i16 x (2 * lanes): the sums of bytes 2 i and 2 i + 1 (`VectorIsa._short_sums`)."""
+    operand = tirx.reinterpret("int8x32", nibbles)
     signed = _broadcast_quad(quad, isa.lanes)
-
-    def pair_sums(nibbles: Expr) -> Expr:
-        # Nibbles keep the 16-bit sums exact: 2 * 15 * 127 = 3810; bytes would saturate.
-        operand = tirx.reinterpret("int8x32", nibbles)
-        return _intrinsic("int16x16", "llvm.x86.avx2.pmadd.ub.sw", operand, signed)
-
-    if bits == 4:
-        return acc + pair_sums(weights)
-    words = tirx.reinterpret("uint16x16", weights)
-    low_mask = splat(0x0F0F, 16, "uint16")
-    low = pair_sums(words & low_mask)
-    high = pair_sums((words >> splat(4, 16, "uint16")) & low_mask)
-    for sums, factor in ((low, 1), (high, 16)):
-        factors = splat(factor, 16, "int16")
-        acc = acc + _intrinsic(isa.i32, "llvm.x86.avx2.pmadd.wd", sums, factors)
-    return acc
+    return acc + _intrinsic("int16x16", "llvm.x86.avx2.pmadd.ub.sw", operand, signed)
 
 
-def _dot4_neon(isa: VectorIsa, acc: Expr, weights: Expr, quad: Expr, bits: int) -> Expr:
-    signed_weights = tirx.reinterpret("int8x16", weights)
-    if bits == 8:
-        signed_weights = tirx.reinterpret("int8x16", weights ^ splat(0x80, 16, "uint8"))
+def _dot4_neon(isa: VectorIsa, acc: Expr, weights: Expr, quad: Expr) -> Expr:
     name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
-    return _intrinsic(isa.i32, name, acc, signed_weights, _broadcast_quad(quad, isa.lanes))
+    signed = tirx.reinterpret("int8x16", weights)
+    return _intrinsic(isa.i32, name, acc, signed, _broadcast_quad(quad, isa.lanes))
 
 
-def _dot4_portable(isa: VectorIsa, acc: Expr, weights: Expr, quad: Expr, bits: int) -> Expr:
-    del bits
+def _dot4_portable(isa: VectorIsa, acc: Expr, weights: Expr, quad: Expr) -> Expr:
     lanes = isa.lanes
 
     def constant(value: int) -> Expr:

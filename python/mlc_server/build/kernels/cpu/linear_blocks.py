@@ -129,13 +129,16 @@ class QuantizedBlock(RegisterBlock):
         dots = [[isa.dot_begin(start, bits)] * vectors for start in starts]
         quads = [self._quads(token, step) for token in range(len(acc))]
         for index, weights in self._weights(block, step, vectors):
+            operands = [isa.dot_operands(weight, bits) for weight in weights]
             for token, sums in enumerate(dots):
                 quad = let(quads[token](index))
-                for v, weight in enumerate(weights):
-                    sums[v] = let(isa.dot4(sums[v], weight, quad, bits))
-        for start, sums in zip(starts, dots, strict=True):
-            sums[:] = [let(isa.dot_end(value, start, bits)) for value in sums]
-        return self._rescale(block, step, dots, acc)
+                for v, operand in enumerate(operands):
+                    sums[v] = isa.dot4(sums[v], operand, quad)
+        ends = [
+            [let(isa.dot_end(value, start, bits)) for value in sums]
+            for start, sums in zip(starts, dots, strict=True)
+        ]
+        return self._rescale(block, step, ends, acc)
 
     def _activation_group(self, step: Expr) -> Expr:
         """The group of the activations that step `step` of the loop multiplies."""

@@ -79,8 +79,8 @@ def dot_function(isa: VectorIsa, bits: int) -> object:
             acc = isa.dot_begin(first, bits)
             for i in range(8):
                 quad = let(tirx.reinterpret("int32", quads[row, i, tirx.Ramp(0, 1, 4)]))
-                operand = let(weights[row, i, tirx.Ramp(0, 1, 4 * lanes)])
-                acc = let(isa.dot4(acc, operand, quad, bits))
+                vector = let(weights[row, i, tirx.Ramp(0, 1, 4 * lanes)])
+                acc = isa.dot4(acc, isa.dot_operands(vector, bits), quad)
             total = isa.dot_end(acc, first, bits)
             builder.buffer_store(out, total, [row, tirx.Ramp(0, 1, lanes)])
     return ir.get()
