@@ -13,7 +13,8 @@ from mlc_server.api.request_log import RequestLog
 from mlc_server.api.sampling import generation_request
 from mlc_server.api.service import ServedModel, Service
 from mlc_server.api.streamed import EventStreamResponse
-from mlc_server.api.tools import prepare, template_messages, template_tools, tool_use
+from mlc_server.api.template_input import template_messages, template_tools
+from mlc_server.api.tools import prepare, tool_use
 from mlc_server.errors import RequestError
 from mlc_server.protocol.chat import ChatCompletionRequest
 from mlc_server.protocol.fields import nearest

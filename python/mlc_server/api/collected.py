@@ -49,13 +49,16 @@ class _Draft:
     def finish(self, index: int) -> Choice:
         assert self._last is not None
         assert self._last.finish_reason is not None
+        calls = [self._call(name, "".join(parts)) for name, parts in self._calls]
+        legacy = self._tools is not None and self._tools.legacy
         return Choice(
             index=index,
             content="".join(self._content),
             finish_reason=self._reader.finish_reason(self._last.finish_reason),
             stop_reason=self._last.stop_reason,
             logprobs=self._logprobs,
-            tool_calls=[self._call(name, "".join(parts)) for name, parts in self._calls],
+            tool_calls=() if legacy else calls,
+            function_call=calls[0] if legacy and calls else None,
             token_ids=self._token_ids,
         )
 

@@ -128,10 +128,15 @@ class EventStreamResponse(Response):
         """`logprobs` of the delta's tokens go with its first piece, which is content then."""
         if isinstance(event, Content):
             return self._writer.text(choice, event.text, logprobs)
+        tools = self._answer.tools
+        assert tools is not None
         if isinstance(event, CallStarted):
-            assert self._answer.tools is not None
-            call = CalledTool(self._answer.tools.new_id(), event.name, "")
+            call = CalledTool(tools.new_id(), event.name, "")
+            if tools.legacy:
+                return self._writer.function_call(choice, call.function)
             return self._writer.tool_call(choice, event.index, call)
+        if tools.legacy:
+            return self._writer.function_call(choice, {"arguments": event.text})
         return self._writer.tool_arguments(choice, event.index, event.text)
 
 

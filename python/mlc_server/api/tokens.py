@@ -15,7 +15,7 @@ from mlc_server.api.examples import (
     TOKENIZE_REQUEST_BODY,
 )
 from mlc_server.api.service import ServedModel, Service
-from mlc_server.api.tools import template_messages
+from mlc_server.api.template_input import template_messages
 from mlc_server.errors import InvalidRequest
 from mlc_server.protocol.token_requests import DetokenizeRequest, TemplateRequest, TokenizeRequest
 

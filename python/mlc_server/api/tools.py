@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from mlc_server.api.service import Service
+from mlc_server.api.template_input import decoded_arguments
 from mlc_server.engine import Delta, GenerationRequest, GrammarSpec
 from mlc_server.errors import InvalidRequest
 from mlc_server.protocol.chat import ChatCompletionRequest
-from mlc_server.protocol.messages import ChatMessage
 from mlc_server.protocol.structured_output import OutputFormat
-from mlc_server.protocol.tools import Tool, ToolCall, ToolChoice
 from mlc_server.settings import ToolCallStyle
 from mlc_server.text.tools.events import Content, Event
 from mlc_server.text.tools.formats import make_parser
@@ -41,6 +40,7 @@ class ToolUse:
 
     `grammar` enforces every call; if `enforced`, a call that does not fit must be impossible, not
     only unlikely. `single`: at most one call. `named`: the client named the function to call.
+    `legacy`: it asked by `functions` and is answered by `function_call`.
     """
 
     format: str
@@ -50,6 +50,7 @@ class ToolUse:
     enforced: bool
     single: bool
     named: bool
+    legacy: bool = False
 
     def parser(self) -> CallParser:
         """A new one for each choice."""
@@ -64,7 +65,7 @@ class ToolUse:
 
     def shown_arguments(self, arguments: str) -> Any:
         """Arguments as a whole answer shows them."""
-        return _decoded(arguments) if self.style == "mlc" else arguments
+        return decoded_arguments(arguments) if self.style == "mlc" else arguments
 
 
 def tool_use(body: ChatCompletionRequest, format_: str, style: ToolCallStyle) -> ToolUse | None:
@@ -74,14 +75,16 @@ def tool_use(body: ChatCompletionRequest, format_: str, style: ToolCallStyle) ->
     programs take for granted. A format of the answer holds for answers without calls. Raises
     InvalidRequest for what cannot be enforced.
     """
-    choice, answer = body.tool_choice, body.output_format
+    choice, answer, legacy = body.choice, body.output_format, bool(body.functions)
+    if legacy:
+        style = "openai"  # MLC-LLM never knew functions
     mode = choice.mode if choice is not None else "required" if style == "mlc" else "auto"
-    if not body.tools or mode == "none":
+    if not body.callable or mode == "none":
         return None
-    functions = _functions(body.tools, choice)
+    functions = _functions(body)
     named = choice is not None and choice.named
     # OpenAI makes one call of a named function.
-    parallel = body.parallel_tool_calls is not False and not named
+    parallel = body.parallel_tool_calls is not False and not named and not legacy
     source: str | None
     if mode == "required":
         format_ = enforced_format(format_, functions)
@@ -95,23 +98,27 @@ def tool_use(body: ChatCompletionRequest, format_: str, style: ToolCallStyle) ->
         format=format_,
         style=style,
         functions=functions,
-        grammar=None if source is None else GrammarSpec("lark", source, param="tools"),
+        grammar=None
+        if source is None
+        else GrammarSpec("lark", source, param="functions" if legacy else "tools"),
         enforced=mode == "required"
         or answer is not None
         or any(function.strict for function in functions),
         single=not parallel,
         named=named,
+        legacy=legacy,
     )
 
 
-def _functions(tools: Sequence[Tool], choice: ToolChoice | None) -> list[Function]:
+def _functions(body: ChatCompletionRequest) -> list[Function]:
     """The functions that may be called."""
+    field = "functions[{}]" if body.functions else "tools[{}].function"
     return [
         Function(
-            tool.function.name, tool.function.parameters, bool(tool.function.strict), index=index
+            function.name, function.parameters, bool(function.strict), field=field.format(index)
         )
-        for index, tool in enumerate(tools)
-        if choice is None or choice.allows(tool.function.name)
+        for index, function in enumerate(body.callable)
+        if body.choice is None or body.choice.allows(function.name)
     ]
 
 
@@ -133,7 +140,7 @@ def _auto_source(format_: str, functions: Sequence[Function], *, parallel: bool)
     if strict is not None and enforced_format(format_, functions) != format_:
         problems = ((function.name, python_problem(function)) for function in functions)
         name, problem = next(pair for pair in problems if pair[1] is not None)
-        param = f"tools[{strict.index}].function.strict"
+        param = f"{strict.field}.strict"
         raise InvalidRequest(
             f"{param}: cannot be enforced for this model unless tool_choice requires a call; "
             f"{name}: {problem}",
@@ -167,7 +174,7 @@ async def _blame(service: Service, request: GenerationRequest, tools: ToolUse) -
     for function in tools.functions:
         format_ = enforced_format(tools.format, [function])
         source = required_grammar(format_, [function], parallel=False)
-        grammar = GrammarSpec("lark", source, param=f"tools[{function.index}].function.parameters")
+        grammar = GrammarSpec("lark", source, param=f"{function.field}.parameters")
         await service.prepare(replace(request, grammar=grammar))
 
 
@@ -196,8 +203,9 @@ class ChoiceReader:
         if tools is None or parser is None or reason != "stop":
             return reason
         whole_calls = parser.num_calls > 0 and not parser.cut_short
-        told = whole_calls and (tools.style == "mlc" or not tools.named)
-        return "tool_calls" if told else reason
+        if not whole_calls or (tools.named and tools.style != "mlc"):
+            return reason
+        return "function_call" if tools.legacy else "tool_calls"
 
 
 class StreamReader(ChoiceReader):
@@ -213,61 +221,3 @@ class StreamReader(ChoiceReader):
         if self._writer is None:
             return events
         return self._writer.write(events, last=delta.finish_reason is not None)
-
-
-def template_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
-    """The messages as chat templates expect them: arguments are objects, keys that say nothing are
-    absent."""
-    return [_template_message(message) for message in messages]
-
-
-def template_tools(body: ChatCompletionRequest) -> list[Mapping[str, Any]]:
-    """The tools as chat templates show them; none if the model must not call any."""
-    choice = body.tool_choice
-    if choice is not None and choice.mode == "none":
-        return []
-    allowed = choice.allowed if choice is not None and not choice.named else None
-    return [
-        {
-            "type": "function",
-            "function": {
-                "name": tool.function.name,
-                "description": tool.function.description or "",
-                "parameters": tool.function.parameters or {"type": "object", "properties": {}},
-            },
-        }
-        for tool in body.tools or ()
-        if allowed is None or tool.function.name in allowed
-    ]
-
-
-def _template_message(message: ChatMessage) -> dict[str, Any]:
-    plain: dict[str, Any] = {"role": message.role, "content": message.content or ""}
-    if message.name is not None:
-        plain["name"] = message.name
-    if message.tool_calls:
-        plain["tool_calls"] = [_template_call(call) for call in message.tool_calls]
-    if message.tool_call_id is not None:
-        plain["tool_call_id"] = message.tool_call_id
-    return plain
-
-
-def _template_call(call: ToolCall) -> dict[str, Any]:
-    arguments = call.function.arguments
-    return {
-        "id": call.id,
-        "type": "function",
-        "function": {
-            "name": call.function.name,
-            "arguments": _decoded(arguments) if isinstance(arguments, str) else arguments,
-        },
-    }
-
-
-def _decoded(arguments: str) -> Any:
-    """Arguments as an object; as text if a model was cut short when it wrote them."""
-    try:
-        value = json.loads(arguments or "{}")
-    except (ValueError, RecursionError):
-        return arguments
-    return value if isinstance(value, dict) else arguments

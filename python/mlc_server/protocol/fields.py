@@ -21,9 +21,7 @@ from mlc_server.limits import MAX_ERROR_VALUE, MAX_METADATA
 
 # Key -> values that ask for nothing. null is always one of them.
 NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
-    # Tools and structured output, as they were asked for once.
-    "functions": ([],),
-    "function_call": ("none", "auto"),
+    # Structured output, as it was asked for once.
     "guided_json": (),
     "guided_regex": (),
     "guided_choice": (),

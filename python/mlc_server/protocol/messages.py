@@ -12,9 +12,9 @@ from pydantic_core import PydanticCustomError
 from mlc_server import limits
 from mlc_server.protocol.excerpt import show
 from mlc_server.protocol.strict import StrictModel, fault
-from mlc_server.protocol.tools import CallId, ToolCall
+from mlc_server.protocol.tools import CalledFunction, CallId, ToolCall
 
-Role = Literal["system", "developer", "user", "assistant", "tool"]
+Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 Name = Annotated[str, Field(max_length=limits.MAX_NAME_LENGTH.default)]
 
 CONTENT_SCHEMA = {
@@ -25,8 +25,13 @@ CONTENT_SCHEMA = {
             "maxItems": limits.MAX_CONTENT_PARTS.default,
             "items": {
                 "type": "object",
-                "required": ["type", "text"],
-                "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+                "anyOf": [
+                    {
+                        "required": ["type", kind],
+                        "properties": {"type": {"const": kind}, kind: {"type": "string"}},
+                    }
+                    for kind in ("text", "refusal")
+                ],
             },
         },
         {"type": "null"},
@@ -44,6 +49,8 @@ class ChatMessage(StrictModel):
         Annotated[list[ToolCall], Field(max_length=limits.MAX_TOOLS.default, fail_fast=True)] | None
     ) = None
     tool_call_id: CallId | None = None
+    # tool_calls and role tool as they were once: one call, answered by role function.
+    function_call: CalledFunction | None = None
     refusal: SkipJsonSchema[str | None] = None
 
     @field_validator("content")
@@ -69,15 +76,31 @@ class ChatMessage(StrictModel):
             raise fault("tool_call_id", "is required for role tool")
         if self.role != "tool" and self.tool_call_id is not None:
             raise fault("tool_call_id", f"only allowed for role tool; this is {self.role}")
-        if self.content is None and self.role != "assistant":
+        if self.content is None and self.role not in ("assistant", "tool", "function"):
             raise fault("content", f"is required for role {self.role}")
+        self._check_function()
         return self
+
+    def _check_function(self) -> None:
+        if self.function_call is not None:
+            if self.role != "assistant":
+                raise fault(
+                    "function_call", f"only allowed for role assistant; this is {self.role}"
+                )
+            if self.tool_calls:
+                raise fault("function_call", "not allowed together with tool_calls")
+        if self.role == "function" and self.name is None:
+            raise fault("name", "is required for role function")
 
 
 def check_call_ids(messages: Sequence[ChatMessage]) -> None:
     """Every result answers a call made before it; raises PydanticCustomError."""
     known: set[str] = set()
+    called = False
     for index, message in enumerate(messages):
+        called |= message.function_call is not None
+        if message.role == "function" and not called:
+            raise fault(f"messages[{index}].role", "answers no earlier function_call")
         known.update(call.id for call in message.tool_calls or ())
         if message.tool_call_id is not None and message.tool_call_id not in known:
             raise fault(
@@ -87,8 +110,10 @@ def check_call_ids(messages: Sequence[ChatMessage]) -> None:
 
 
 def _text_of_part(part: Any, index: int) -> str:
-    text = part.get("text") if isinstance(part, dict) else None
-    if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(text, str):
+    kind = part.get("type") if isinstance(part, dict) else None
+    # An assistant's refusal is its answer.
+    text = part.get(kind) if kind in ("text", "refusal") else None
+    if not isinstance(text, str):
         seen = show(part.get("type")) if isinstance(part, dict) else show(part)
         raise PydanticCustomError(
             "content_part",

@@ -49,12 +49,12 @@ class CalledTool:
     name: str
     arguments: Any
 
+    @property
+    def function(self) -> dict[str, Any]:
+        return {"name": self.name, "arguments": self.arguments}
+
     def to_json(self) -> dict[str, Any]:
-        return {
-            "id": self.id,
-            "type": "function",
-            "function": {"name": self.name, "arguments": self.arguments},
-        }
+        return {"id": self.id, "type": "function", "function": self.function}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,8 @@ class Choice:
     stop_reason: int | str | None = None
     logprobs: Sequence[Logprob] | None = None
     tool_calls: Sequence[CalledTool] = ()
+    # The one call of a request with `functions`, in place of tool_calls.
+    function_call: CalledTool | None = None
     # If return_token_ids asks for them.
     token_ids: Sequence[int] | None = None
 
@@ -75,6 +77,9 @@ class Choice:
         if self.tool_calls:
             message["content"] = self.content or None
             message["tool_calls"] = [call.to_json() for call in self.tool_calls]
+        if self.function_call is not None:
+            message["content"] = self.content or None
+            message["function_call"] = self.function_call.function
         choice = {
             "index": self.index,
             "message": message,
@@ -169,10 +174,19 @@ class ChunkWriter:
         """More of a call's arguments."""
         return self._tool_call(index, {"index": call_index, "function": {"arguments": arguments}})
 
+    def function_call(self, index: int, function: dict[str, Any]) -> bytes:
+        """A call of a request with `functions`: its name, or more of its arguments."""
+        return self._delta(index, {"function_call": function})
+
     def _tool_call(self, index: int, call: dict[str, Any]) -> bytes:
-        return (
-            b'%b{"index":%d,"delta":{"tool_calls":[%b]},"logprobs":null,"finish_reason":null}%b'
-            % (self._start, index, orjson.dumps(call), self._end)
+        return self._delta(index, {"tool_calls": [call]})
+
+    def _delta(self, index: int, delta: dict[str, Any]) -> bytes:
+        return b'%b{"index":%d,"delta":%b,"logprobs":null,"finish_reason":null}%b' % (
+            self._start,
+            index,
+            orjson.dumps(delta),
+            self._end,
         )
 
     def finish(self, index: int, reason: str, stop_reason: int | str | None) -> bytes:

@@ -53,6 +53,13 @@ CHOICE_SCHEMA = {
         {"type": "null"},
     ]
 }
+FUNCTION_CALL_SCHEMA = {
+    "anyOf": [
+        {"enum": ["none", "auto"]},
+        {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}},
+        {"type": "null"},
+    ]
+}
 ARGUMENTS_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "object"}]}
 PARAMETERS_SCHEMA = {"anyOf": [{"type": "object"}, {"type": "null"}]}
 
@@ -179,14 +186,23 @@ def _function_name(tool: dict[str, Any], place: str) -> str:
     return name
 
 
+def parse_function_call(value: Any) -> ToolChoice | None:
+    """Reads `function_call`, as `tool_choice` was once called. Raises PydanticCustomError."""
+    if value is None:
+        return None
+    if isinstance(value, str) and value in ("none", "auto"):
+        return ToolChoice(mode=value)  # type: ignore[arg-type]
+    if not isinstance(value, dict):
+        raise fault("", f'must be "none", "auto" or a function; got {show(value)}')
+    name = value.get("name")
+    if not isinstance(name, str):
+        raise fault("name", f"must be the name of a function; got {show(name)}")
+    return ToolChoice(mode="required", allowed=(name,), named=True)
+
+
 def check_tools(tools: Sequence[Tool], choice: ToolChoice | None) -> None:
     """Names are unique and the choice is among them; raises PydanticCustomError."""
-    names: set[str] = set()
-    for index, tool in enumerate(tools):
-        name = tool.function.name
-        if name in names:
-            raise fault(f"tools[{index}].function.name", f"{name} is defined twice")
-        names.add(name)
+    names = _unique_names([tool.function for tool in tools], "tools[{}].function.name")
     if choice is None or (choice.mode != "required" and choice.allowed is None):
         return
     if not tools:
@@ -196,3 +212,22 @@ def check_tools(tools: Sequence[Tool], choice: ToolChoice | None) -> None:
             place = "" if choice.named else f"allowed_tools.tools[{index}]."
             field = f"tool_choice.{place}function.name"
             raise fault(field, f"no tool has this name; got {show(name)}")
+
+
+def check_functions(functions: Sequence[FunctionDefinition], choice: ToolChoice | None) -> None:
+    """The same for the fields' older names."""
+    names = _unique_names(functions, "functions[{}].name")
+    for name in () if choice is None else choice.allowed or ():
+        if not functions:
+            raise fault("function_call", "only allowed together with functions")
+        if name not in names:
+            raise fault("function_call.name", f"no function has this name; got {show(name)}")
+
+
+def _unique_names(functions: Sequence[FunctionDefinition], field: str) -> set[str]:
+    names: set[str] = set()
+    for index, function in enumerate(functions):
+        if function.name in names:
+            raise fault(field.format(index), f"{function.name} is defined twice")
+        names.add(function.name)
+    return names

@@ -161,6 +161,12 @@ def test_content_parts_become_text_in_every_role() -> None:
     assert [m.content for m in parse(messages=messages).messages] == ["a\nb"] * 4
 
 
+def test_a_refusal_is_what_the_assistant_said() -> None:
+    parts = [{"type": "refusal", "refusal": "No."}, {"type": "text", "text": "Sorry."}]
+    messages = [*MESSAGES, {"role": "assistant", "content": parts, "refusal": None}]
+    assert parse(messages=messages).messages[1].content == "No.\nSorry."
+
+
 def test_an_assistant_message_may_be_empty() -> None:
     messages = [*MESSAGES, {"role": "assistant", "content": None, "tool_calls": None}, *MESSAGES]
     assert parse(messages=messages).messages[1].content is None

@@ -57,8 +57,8 @@ class Function:
     name: str
     parameters: Mapping[str, Any] | None = None
     strict: bool = False
-    # Its place among the request's tools, for errors.
-    index: int = 0
+    # Where the request defines it, for errors.
+    field: str = ""
 
 
 def argument_schema(function: Function) -> dict[str, Any]:
