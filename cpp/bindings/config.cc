@@ -58,6 +58,7 @@ void RegisterConfig(py::module_& module) {
       .def_readwrite("ignore_eos", &SamplingParams::ignore_eos)
       .def_readwrite("include_stop_str_in_output", &SamplingParams::include_stop_str_in_output)
       .def_readwrite("top_logprobs", &SamplingParams::top_logprobs)
+      .def_readwrite("prompt_logprobs", &SamplingParams::prompt_logprobs)
       .def(
           "validate",
           [](const SamplingParams& params, int32_t vocab_size) {
@@ -85,6 +86,7 @@ void RegisterConfig(py::module_& module) {
       .def_readwrite("ngram_min", &EngineConfig::ngram_min)
       .def_readwrite("ngram_max", &EngineConfig::ngram_max)
       .def_readwrite("speculative_rows_max", &EngineConfig::speculative_rows_max)
+      .def_readwrite("scored_rows_max", &EngineConfig::scored_rows_max)
       .def_readwrite("check_every_step", &EngineConfig::check_every_step)
       .def(
           "validate", [](const EngineConfig& config) { ThrowIfError(config.Validate()); },

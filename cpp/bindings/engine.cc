@@ -45,20 +45,20 @@ py::str ToStr(const std::string& text) {
   return py::reinterpret_steal<py::str>(decoded);
 }
 
-py::object ToLogprobs(const OutputItem& item) {
-  if (item.logprobs.empty()) {
+py::object ToLogprobs(const std::vector<TokenLogprobs>& logprobs) {
+  if (logprobs.empty()) {
     return py::none();
   }
-  py::list result(item.logprobs.size());
-  for (size_t token_idx = 0; token_idx < item.logprobs.size(); ++token_idx) {
-    const TokenLogprobs& entry = item.logprobs[token_idx];
+  py::list result(logprobs.size());
+  for (size_t token_idx = 0; token_idx < logprobs.size(); ++token_idx) {
+    const TokenLogprobs& entry = logprobs[token_idx];
     py::list alternatives(entry.alternatives.size());
     for (size_t rank = 0; rank < entry.alternatives.size(); ++rank) {
       alternatives[rank] =
           py::make_tuple(entry.alternatives[rank].token_id, entry.alternatives[rank].logprob);
     }
-    result[token_idx] =
-        py::make_tuple(entry.token.token_id, entry.token.logprob, std::move(alternatives));
+    result[token_idx] = py::make_tuple(entry.token.token_id, entry.token.logprob,
+                                       std::move(alternatives), entry.rank);
   }
   return result;
 }
@@ -70,18 +70,22 @@ py::object ToStopReason(const OutputItem& item) {
   return item.stop_token_id >= 0 ? py::object(py::int_(item.stop_token_id)) : py::none();
 }
 
-// None, or what happened to the prompt: (queue_s,).
+// None, or what happened to the prompt: (queue_s, logprobs).
 py::object ToPromptNews(const OutputItem& item) {
-  if (item.queue_ns < 0) {
+  if (item.queue_ns < 0 && item.prompt_logprobs.empty()) {
     return py::none();
   }
-  return py::make_tuple(static_cast<double>(item.queue_ns) * 1e-9);
+  py::object queue_s = py::none();
+  if (item.queue_ns >= 0) {
+    queue_s = py::float_(static_cast<double>(item.queue_ns) * 1e-9);
+  }
+  return py::make_tuple(std::move(queue_s), ToLogprobs(item.prompt_logprobs));
 }
 
 py::tuple ToTuple(const OutputItem& item) {
   const bool ended = item.finish_reason != FinishReason::kNone;
   return py::make_tuple(
-      item.request_id, item.choice, ToStr(item.text), item.token_ids, ToLogprobs(item),
+      item.request_id, item.choice, ToStr(item.text), item.token_ids, ToLogprobs(item.logprobs),
       ended ? py::object(py::str(FinishReasonName(item.finish_reason))) : py::none(),
       ToStopReason(item), item.prompt_tokens, item.completion_tokens,
       item.error.empty() ? py::object(py::none()) : py::object(ToStr(item.error)),
@@ -115,7 +119,7 @@ class EngineHandle {
 
 void Submit(EngineHandle& handle, uint64_t request_id, PromptIds prompt_ids,
             const SamplingParams& sampling, int32_t num_choices, int32_t priority,
-            const std::shared_ptr<Grammar>& grammar) {
+            const std::shared_ptr<Grammar>& grammar, bool begins_text) {
   Request request;
   request.id = request_id;
   request.prompt_ids = ToTokenIds(std::move(prompt_ids));
@@ -123,6 +127,7 @@ void Submit(EngineHandle& handle, uint64_t request_id, PromptIds prompt_ids,
   request.num_choices = num_choices;
   request.priority = priority;
   request.grammar = grammar;
+  request.begins_text = begins_text;
   py::gil_scoped_release release;
   ThrowIfError(handle.engine().Submit(std::move(request)));
 }
@@ -171,11 +176,14 @@ constexpr char kDrainDoc[] =
     "Everything since the last call, oldest first; re-arms the wake-up. One tuple per news:\n"
     "(request_id, choice, text, token_ids, logprobs, finish_reason, stop_reason, prompt_tokens,\n"
     "completion_tokens, error, prompt).\n\n"
-    "logprobs: None, or per token (token_id, logprob, [(token_id, logprob), ...]).\n"
+    "logprobs: None, or per token (token_id, logprob, [(token_id, logprob), ...], rank); rank is "
+    "0\n"
+    "where it is not known.\n"
     "finish_reason: None, 'stop', 'length', 'cancelled' or 'error'. stop_reason: the stop id or\n"
     "stop string that ended it, None for EOS. error: what went wrong, else None.\n"
-    "prompt: None, or once per request, as soon as some of it has run, (queue_s,): how long it\n"
-    "waited for that.\n"
+    "prompt: None, or (queue_s, logprobs). queue_s: how long the request waited until some of it\n"
+    "ran, told once, else None. logprobs: None, or those of the next prompt tokens, as above; the\n"
+    "first token has none.\n"
     "text may lag behind token_ids while bytes are held back.";
 
 }  // namespace
@@ -202,9 +210,11 @@ void RegisterEngine(py::module_& module) {
           "False when the step took longer than that: nobody has been answered then.")
       .def("submit", &Submit, py::arg("request_id"), py::arg("prompt_ids"), py::arg("sampling"),
            py::arg("num_choices") = 1, py::arg("priority") = 0, py::arg("grammar") = nullptr,
+           py::arg("begins_text") = true,
            "Queues a request. prompt_ids: token ids, or their bytes as int32 in native order.\n\n"
            "request_id is the caller's, unique among open requests. Lower priority runs first.\n"
-           "grammar: what every choice must match, None for free text.\n"
+           "grammar: what every choice must match, None for free text. begins_text: the output is\n"
+           "not the rest of the prompt's text.\n"
            "CoreError: invalid_value, context_overflow, queue_full, unavailable.")
       .def(
           "cancel",

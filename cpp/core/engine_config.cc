@@ -22,6 +22,7 @@ Status EngineConfig::Validate() const {
           CheckIntRange("ngram_min", ngram_min, 1, kMaxNgram),
           CheckIntRange("ngram_max", ngram_max, ngram_min, kMaxNgram),
           CheckIntRange("speculative_rows_max", speculative_rows_max, 1, kMaxSpeculativeRows),
+          CheckIntRange("scored_rows_max", scored_rows_max, 1, kMaxScoredRows),
           CheckCount("eos_token_ids", eos_token_ids.size(), kMaxEosTokenIds),
       })) {
     return status;

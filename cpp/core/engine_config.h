@@ -46,6 +46,9 @@ struct EngineConfig {
   // Guesses are checked only in steps of at most this many rows, guesses included: while weights
   // are streamed from memory, a few rows cost hardly more than one.
   int32_t speculative_rows_max = 8;
+  // Most prompt tokens that get log-probabilities in one step. Each takes a row of logits, so it
+  // bounds their memory.
+  int32_t scored_rows_max = 64;
   // Run CheckIntegrity() of every stateful class after each step, not only when idle.
   bool check_every_step = false;
 

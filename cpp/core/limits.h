@@ -29,6 +29,7 @@ constexpr int32_t kMaxVocabSize = 1 << 24;
 constexpr int32_t kMaxDraftTokens = 16;
 constexpr int32_t kMaxNgram = 16;
 constexpr int32_t kMaxSpeculativeRows = 64;
+constexpr int32_t kMaxScoredRows = 4096;
 constexpr size_t kMaxEosTokenIds = 256;
 
 }  // namespace mlc_server

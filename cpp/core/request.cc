@@ -9,10 +9,12 @@ Status Request::Validate(const EngineConfig& config) const {
     return Error{ErrorCode::kInvalidValue, "prompt", "prompt must have at least 1 token, got 0"};
   }
   const int32_t limit = config.MaxTokensPerSequence();
-  if (prompt_ids.size() + 1 > static_cast<size_t>(limit)) {
+  const bool generates = sampling.max_tokens != 0;
+  if (prompt_ids.size() + (generates ? 1 : 0) > static_cast<size_t>(limit)) {
     return Error{ErrorCode::kContextOverflow, "prompt",
-                 "prompt and one generated token must fit " + std::to_string(limit) +
-                     " tokens, but the prompt has " + std::to_string(prompt_ids.size())};
+                 std::string("prompt") + (generates ? " and one generated token" : "") +
+                     " must fit " + std::to_string(limit) + " tokens, but the prompt has " +
+                     std::to_string(prompt_ids.size())};
   }
   if (Status status = FirstError({
           CheckTokenIds("prompt", prompt_ids, config.vocab_size),

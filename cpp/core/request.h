@@ -21,12 +21,16 @@ struct Request {
   SamplingParams sampling;
   int32_t num_choices = 1;  // n: independent continuations of the one prompt
   int32_t priority = 0;     // lower runs first; ties in order of arrival
+  // The output begins a text of its own, so a space that the tokenizer puts before a first word is
+  // dropped (EngineConfig::strip_leading_space). False when it goes on with the prompt's text.
+  bool begins_text = true;
   // What every choice must match; null for free text. It decides where EOS may be drawn, so
   // ignore_eos has no effect then, and a choice ends as soon as nothing more can follow.
   std::shared_ptr<const Grammar> grammar;
 
-  // Checks ids, sizes and context: prompt + 1 must fit config.MaxTokensPerSequence() (else
-  // kContextOverflow). Errors name the fields as clients do: "prompt", "n", "temperature", ...
+  // Checks ids, sizes and context: prompt + 1, or with max_tokens 0 the prompt alone, must fit
+  // config.MaxTokensPerSequence() (else kContextOverflow). Errors name the fields as clients do:
+  // "prompt", "n", "temperature", ...
   Status Validate(const EngineConfig& config) const;
 };
 

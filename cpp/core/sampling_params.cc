@@ -40,7 +40,7 @@ Status ValidateStop(const std::vector<std::string>& stop) {
 Status ValidateLengths(int32_t max_tokens, int32_t min_tokens) {
   constexpr int64_t kNoLimit = INT32_MAX;
   if (max_tokens != -1) {
-    if (Status status = CheckIntRange("max_tokens", max_tokens, 1, kNoLimit)) {
+    if (Status status = CheckIntRange("max_tokens", max_tokens, 0, kNoLimit)) {
       return status;
     }
   }
@@ -59,6 +59,7 @@ Status SamplingParams::Validate(int32_t vocab_size) const {
           CheckRange("presence_penalty", presence_penalty, -2.0, 2.0),
           CheckRange("frequency_penalty", frequency_penalty, -2.0, 2.0),
           CheckIntRange("top_logprobs", top_logprobs, -1, kMaxTopLogprobs),
+          CheckIntRange("prompt_logprobs", prompt_logprobs, -1, kMaxTopLogprobs),
           CheckCount("stop_token_ids", stop_token_ids.size(), kMaxStopTokenIds),
       })) {
     return status;

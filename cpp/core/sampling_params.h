@@ -31,7 +31,7 @@ struct SamplingParams {
   // Random numbers are a function of (seed, choice, position) alone. The HTTP layer draws one when
   // the client gives none.
   uint64_t seed = 0;
-  // Most tokens to generate; -1 is "until the context window is full". Range -1 or [1, ...].
+  // Most tokens to generate; -1 is "until the context window is full". 0 runs the prompt and ends.
   int32_t max_tokens = -1;
   // EOS and stop ids are masked until this many tokens have been generated. 0 is off.
   int32_t min_tokens = 0;
@@ -45,6 +45,8 @@ struct SamplingParams {
   bool include_stop_str_in_output = false;
   // Number of alternatives reported per token: -1 is no logprobs at all, 0 the drawn token only.
   int32_t top_logprobs = -1;
+  // The same of each prompt token after the first, given those before it.
+  int32_t prompt_logprobs = -1;
 
   // Checks every field against the ranges above; `vocab_size` bounds token ids.
   Status Validate(int32_t vocab_size) const;

@@ -18,9 +18,9 @@ enum class SequenceState {
 };
 
 // One continuation being generated: choice `choice` of `request`.
-// Only the scheduler changes `state`, `pages`, `computed`, `in_flight` and `drafts_in_flight`; only
-// the engine appends to `tokens` and sets `drafts`, and only between Scheduler::Commit() and the
-// next Schedule().
+// Only the scheduler changes `state`, `pages`, `computed`, `in_flight`, `drafts_in_flight` and
+// `scored`; only the engine appends to `tokens` and sets `drafts`, and only between
+// Scheduler::Commit() and the next Schedule().
 struct Sequence {
   SequenceId id = 0;  // order of arrival; unique for the life of the engine
   std::shared_ptr<const Request> request;
@@ -36,12 +36,19 @@ struct Sequence {
   // Page i holds tokens [i * page_size, (i + 1) * page_size). One reference each in the pool;
   // whole pages of the prompt may be shared with other choices of the request.
   std::vector<PageId> pages;
+  // The logits after each of tokens [0, scored) have given the log-probability of the token that
+  // follows. It never goes back: what was scored before a preemption is not scored again.
+  int32_t scored = 0;
 
   int32_t length() const { return static_cast<int32_t>(tokens.size()); }
   int32_t prompt_length() const { return static_cast<int32_t>(request->prompt_ids.size()); }
   int32_t num_generated() const { return length() - prompt_length(); }
   // Tokens whose KV is not in pages yet. 1 for a decoding sequence, more in prefill.
   int32_t num_uncomputed() const { return length() - computed; }
+  // How far `scored` has to come. One choice scores the prompt for its request.
+  int32_t num_to_score() const {
+    return choice == 0 && request->sampling.prompt_logprobs >= 0 ? prompt_length() - 1 : 0;
+  }
 };
 
 }  // namespace mlc_server

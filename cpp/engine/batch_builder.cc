@@ -18,6 +18,13 @@ void AppendEntry(const BatchEntry& entry, int32_t page_size, ModelInput* input) 
              static_cast<size_t>(entry.num_drafts) <= sequence.drafts.size()))
       << "sequence " << sequence.id << " has " << sequence.drafts.size()
       << " drafts, the batch wants " << entry.num_drafts;
+  MLC_CHECK(entry.num_scored == 0 ||
+            (entry.num_scored > 0 && entry.first_scored >= entry.first_token &&
+             entry.first_scored + entry.num_scored <= end_tokens &&
+             entry.first_scored + entry.num_scored < sequence.length()))
+      << "sequence " << sequence.id << " is to be scored at [" << entry.first_scored << ", +"
+      << entry.num_scored << "), the batch runs [" << entry.first_token << ", " << end_tokens
+      << ")";
   MLC_CHECK(num_pages <= static_cast<int32_t>(sequence.pages.size()))
       << "sequence " << sequence.id << " holds " << sequence.pages.size() << " pages, " << end
       << " tokens need " << num_pages;
@@ -32,6 +39,10 @@ void AppendEntry(const BatchEntry& entry, int32_t page_size, ModelInput* input) 
                            sequence.pages.begin() + num_pages);
   input->query_offsets.push_back(static_cast<int32_t>(input->token_ids.size()));
   input->page_offsets.push_back(static_cast<int32_t>(input->page_table.size()));
+  const int32_t first_row = static_cast<int32_t>(input->token_ids.size()) - entry.num_rows();
+  for (int32_t index = 0; index < entry.num_scored; ++index) {
+    input->logit_rows.push_back(first_row + entry.first_scored - entry.first_token + index);
+  }
   if (entry.wants_logits) {
     const auto end_row = static_cast<int32_t>(input->token_ids.size());
     for (int32_t row = end_row - 1 - entry.num_drafts; row < end_row; ++row) {

@@ -87,8 +87,13 @@ class Engine {
   // Notes which requests `batch` is the first to run anything of.
   void MarkStarted(const Batch& batch, int64_t now_ns);
   void Deliver(const Batch& batch, const LogitsView& logits);
+  // `logits` are the entry's rows: see BuildModelInput().
+  void DeliverEntry(const BatchEntry& entry, const float* logits);
+  // Appends what the rows of the entry's scored tokens say. Throws std::runtime_error, for the
+  // client to read.
+  void Score(const BatchEntry& entry, const float* logits, OutputItem* item);
   // `logits` are those of the last token and of the `num_drafts` drafts after it.
-  void Advance(Generation* generation, int32_t num_drafts, const float* logits);
+  void Advance(Generation* generation, int32_t num_drafts, const float* logits, OutputItem item);
   // Throws std::runtime_error, for the client to read, when nothing can be drawn.
   SampleResult Draw(Generation* generation, const float* logits);
   void Speculate(Generation* generation, int32_t num_drafts, int32_t num_right);

@@ -12,9 +12,9 @@
 namespace mlc_server {
 namespace {
 
-// True when no value is NaN or infinite, that is, when no exponent is all ones. Plain integer
+// Throws when a value is NaN or infinite, that is, when some exponent is all ones. Plain integer
 // arithmetic, because compilers vectorise it without being allowed to assume finite floats.
-bool AllFinite(const float* values, int32_t count) {
+void CheckFinite(const float* values, int32_t count) {
   constexpr uint32_t kExponent = 0x7f800000u;
   uint32_t any_bad = 0;
   for (int32_t idx = 0; idx < count; ++idx) {
@@ -22,7 +22,9 @@ bool AllFinite(const float* values, int32_t count) {
     std::memcpy(&bits, &values[idx], sizeof(bits));
     any_bad |= static_cast<uint32_t>((bits & kExponent) == kExponent);
   }
-  return any_bad == 0;
+  if (any_bad != 0) {
+    throw std::runtime_error("the model produced logits that are not finite");
+  }
 }
 
 }  // namespace
@@ -30,31 +32,52 @@ bool AllFinite(const float* values, int32_t count) {
 void Engine::Deliver(const Batch& batch, const LogitsView& logits) {
   const float* row = logits.data;
   for (const BatchEntry& entry : batch.entries) {
-    auto* generation = static_cast<Generation*>(entry.sequence);
-    if (!entry.wants_logits) {
-      if (generation->state != SequenceState::kFinished && generation->queue_ns >= 0) {
-        Report(generation, generation->MakeItem());
-      }
-      continue;
-    }
     // A choice can end before its turn here, when another choice of its request failed.
-    if (generation->state != SequenceState::kFinished) {
+    if (entry.sequence->state != SequenceState::kFinished) {
       try {
-        Advance(generation, entry.num_drafts, row);
+        DeliverEntry(entry, row);
       } catch (const InvariantError&) {
         throw;
       } catch (const std::exception& error) {
-        FinishRequest(Find(generation->request->id), FinishReason::kError, error.what());
+        FinishRequest(Find(entry.sequence->request->id), FinishReason::kError, error.what());
       }
     }
-    row += static_cast<int64_t>(1 + entry.num_drafts) * logits.vocab_size;
+    row += static_cast<int64_t>(entry.num_logit_rows()) * logits.vocab_size;
+  }
+}
+
+void Engine::DeliverEntry(const BatchEntry& entry, const float* logits) {
+  auto* generation = static_cast<Generation*>(entry.sequence);
+  OutputItem item = generation->MakeItem();
+  Score(entry, logits, &item);
+  if (entry.wants_logits) {
+    logits += static_cast<int64_t>(entry.num_scored) * config_.vocab_size;
+    Advance(generation, entry.num_drafts, logits, std::move(item));
+  } else if (generation->queue_ns >= 0 || !item.prompt_logprobs.empty()) {
+    Report(generation, std::move(item));
+  }
+}
+
+void Engine::Score(const BatchEntry& entry, const float* logits, OutputItem* item) {
+  const Sequence& sequence = *entry.sequence;
+  item->prompt_logprobs.reserve(entry.num_scored);
+  for (int32_t index = 0; index < entry.num_scored; ++index, logits += config_.vocab_size) {
+    CheckFinite(logits, config_.vocab_size);
+    const int32_t next_token = sequence.tokens[entry.first_scored + index + 1];
+    item->prompt_logprobs.push_back(
+        sampler_.Score(logits, next_token, sequence.request->sampling.prompt_logprobs));
   }
 }
 
 // A draft is right when it is what the sampler draws from the row before it, with all the tokens
 // before it taken into account. So tokens are those that come without drafts.
-void Engine::Advance(Generation* generation, int32_t num_drafts, const float* logits) {
-  OutputItem item = generation->MakeItem();
+void Engine::Advance(Generation* generation, int32_t num_drafts, const float* logits,
+                     OutputItem item) {
+  if (generation->request->sampling.max_tokens == 0) {
+    item.finish_reason = FinishReason::kLength;
+    FinishChoice(generation, std::move(item));
+    return;
+  }
   int32_t num_right = 0;
   for (;; logits += config_.vocab_size) {
     SampleResult drawn;
@@ -90,9 +113,7 @@ void Engine::Advance(Generation* generation, int32_t num_drafts, const float* lo
 }
 
 SampleResult Engine::Draw(Generation* generation, const float* logits) {
-  if (!AllFinite(logits, config_.vocab_size)) {
-    throw std::runtime_error("the model produced logits that are not finite");
-  }
+  CheckFinite(logits, config_.vocab_size);
   SampleResult drawn = sampler_.Sample(logits, generation->request->sampling, generation->counts,
                                        generation->choice, generation->num_generated(),
                                        generation->banned(), generation->AllowedTokens());

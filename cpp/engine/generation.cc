@@ -23,7 +23,7 @@ bool Contains(const std::vector<int32_t>& ids, int32_t id) {
 Generation::Generation(std::shared_ptr<const Request> request_in, int32_t choice_in,
                        SequenceId id_in, const Vocabulary* vocabulary, const EngineConfig& config)
     : text(vocabulary, request_in->sampling.stop, request_in->sampling.include_stop_str_in_output,
-           config.strip_leading_space) {
+           config.strip_leading_space && request_in->begins_text) {
   const SamplingParams& sampling = request_in->sampling;
   id = id_in;
   request = std::move(request_in);

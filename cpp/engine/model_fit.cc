@@ -33,6 +33,8 @@ Status CheckAgainstModel(const EngineConfig& config, const ModelInfo& info) {
            CheckFits("max_batch_size", config.max_batch_size, "rows", info.max_rows),
            CheckFits("speculative_rows_max", speculates ? config.speculative_rows_max : 0,
                      "logit rows", info.max_logit_rows),
+           CheckFits("scored_rows_max", config.scored_rows_max, "logit rows less max_batch_size",
+                     int64_t{info.max_logit_rows} - config.max_batch_size),
            CheckFits("prefill_chunk_size", config.prefill_chunk_size, "rows", info.max_rows),
            CheckFits("max_sequence_length", config.max_sequence_length, "context window",
                      info.context_window),

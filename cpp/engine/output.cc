@@ -44,11 +44,15 @@ void OutputItem::Merge(OutputItem&& later) {
   text.reserve(text.size() + later.text.size());
   ReserveMore(&token_ids, later.token_ids.size());
   ReserveMore(&logprobs, later.logprobs.size());
+  ReserveMore(&prompt_logprobs, later.prompt_logprobs.size());
   queue_ns = std::max(queue_ns, later.queue_ns);
   text += later.text;
   token_ids.insert(token_ids.end(), later.token_ids.begin(), later.token_ids.end());
   logprobs.insert(logprobs.end(), std::make_move_iterator(later.logprobs.begin()),
                   std::make_move_iterator(later.logprobs.end()));
+  prompt_logprobs.insert(prompt_logprobs.end(),
+                         std::make_move_iterator(later.prompt_logprobs.begin()),
+                         std::make_move_iterator(later.prompt_logprobs.end()));
   finish_reason = later.finish_reason;
   stop_token_id = later.stop_token_id;
   stop_string = std::move(later.stop_string);

@@ -20,12 +20,6 @@ enum class FinishReason {
 // The name the bindings report; empty for kNone.
 const char* FinishReasonName(FinishReason reason);
 
-// What the model thought of one drawn token and of its rivals.
-struct TokenLogprobs {
-  TokenLogprob token;
-  std::vector<TokenLogprob> alternatives;  // top_logprobs entries, most likely first
-};
-
 // News of one choice of one request: all that happened to it since the reader last looked.
 // `text` may lag behind `token_ids`, because bytes that may yet become part of a character or of a
 // stop string are held back; by the item with a finish reason everything has been handed out.
@@ -35,6 +29,9 @@ struct OutputItem {
   // How long the request waited for the first step that ran some of it. Reported once, by the
   // choice that ran, as soon as it does; -1 otherwise.
   int64_t queue_ns = -1;
+  // Of the prompt's tokens from the second on, in order, as they are computed. Reported once, by
+  // choice 0, before or with its first token; none unless asked for.
+  std::vector<TokenLogprobs> prompt_logprobs;
   std::string text;                     // valid UTF-8
   std::vector<int32_t> token_ids;       // every token drawn, the one that ended it included
   std::vector<TokenLogprobs> logprobs;  // one per token_ids entry if asked for, else empty

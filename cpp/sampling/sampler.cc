@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "base/check.h"
 #include "base/philox.h"
@@ -44,9 +45,28 @@ SampleResult Sampler::Sample(const float* logits, const SamplingParams& params,
     if (adjusts) {
       blocked_.Reset(logits, vocab_size_);
     }
-    ReportLogprobs(params.top_logprobs, &result);
+    TokenLogprobs logprobs = ReportLogprobs(result.token_id, params.top_logprobs);
+    result.logprob = logprobs.token;
+    result.alternatives = std::move(logprobs.alternatives);
   }
   return result;
+}
+
+TokenLogprobs Sampler::Score(const float* logits, int32_t token_id, int32_t num_alternatives) {
+  MLC_CHECK(token_id >= 0 && token_id < vocab_size_)
+      << "token id " << token_id << " in a vocabulary of " << vocab_size_;
+  blocked_.Reset(logits, vocab_size_);
+  TokenLogprobs logprobs = ReportLogprobs(token_id, num_alternatives);
+  const float logit = logits[token_id];
+  int32_t num_better = 0;
+  for (int32_t id = 0; id < token_id; ++id) {
+    num_better += logits[id] >= logit ? 1 : 0;
+  }
+  for (int32_t id = token_id + 1; id < vocab_size_; ++id) {
+    num_better += logits[id] > logit ? 1 : 0;
+  }
+  logprobs.rank = num_better + 1;
+  return logprobs;
 }
 
 Cut Sampler::Truncate(const SamplingParams& params, WeightScale scale) {
@@ -93,7 +113,7 @@ int32_t Sampler::Draw(const SamplingParams& params, int32_t choice, int32_t posi
 }
 
 // Expects the raw logits in `blocked_`.
-void Sampler::ReportLogprobs(int32_t num_alternatives, SampleResult* result) {
+TokenLogprobs Sampler::ReportLogprobs(int32_t token_id, int32_t num_alternatives) {
   const double max_logit = blocked_.max_logit();
   const double total = blocked_.Masses(Cut(), WeightScale{blocked_.max_logit(), 1.0f}, &masses_);
   const double log_total = std::log(total);
@@ -101,18 +121,20 @@ void Sampler::ReportLogprobs(int32_t num_alternatives, SampleResult* result) {
     const double logprob = blocked_.logits()[id] - max_logit - log_total;
     return TokenLogprob{id, static_cast<float>(std::max(logprob, kLowestLogprob))};
   };
-  result->logprob = logprob_of(result->token_id);
+  TokenLogprobs result;
+  result.token = logprob_of(token_id);
   if (num_alternatives == 0) {
-    return;
+    return result;
   }
   blocked_.ForEachKept(truncation_.TopK(blocked_, num_alternatives),
-                       [&](int32_t id, float) { result->alternatives.push_back(logprob_of(id)); });
-  std::sort(result->alternatives.begin(), result->alternatives.end(),
+                       [&](int32_t id, float) { result.alternatives.push_back(logprob_of(id)); });
+  std::sort(result.alternatives.begin(), result.alternatives.end(),
             [this](const TokenLogprob& a, const TokenLogprob& b) {
               const float logit_a = blocked_.logits()[a.token_id];
               const float logit_b = blocked_.logits()[b.token_id];
               return logit_a > logit_b || (logit_a == logit_b && a.token_id < b.token_id);
             });
+  return result;
 }
 
 }  // namespace mlc_server

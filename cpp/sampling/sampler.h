@@ -17,6 +17,13 @@ struct TokenLogprob {
   float logprob = 0.0f;
 };
 
+// What the model thought of one token and of its rivals.
+struct TokenLogprobs {
+  TokenLogprob token;
+  std::vector<TokenLogprob> alternatives;  // the most likely tokens, most likely first, ties by id
+  int32_t rank = 0;                        // of `token`, 1 being the most likely; 0 is unknown
+};
+
 enum class SampleStatus {
   kDrawn,
   kNoCandidate,  // every logit is NaN, -inf or banned: the sequence cannot go on
@@ -61,12 +68,15 @@ class Sampler {
   SampleResult Sample(const float* logits, const SamplingParams& params, const TokenCounts& counts,
                       int32_t choice, int32_t position, const std::vector<int32_t>& banned,
                       const uint32_t* allowed = nullptr);
+  // What the model thinks of `token_id`, which it may not have drawn: the log-probabilities that
+  // Sample() would report of it, and its rank. `logits` are finite.
+  TokenLogprobs Score(const float* logits, int32_t token_id, int32_t num_alternatives);
 
  private:
   // The cut that top_k, top_p and min_p leave of `blocked_`.
   Cut Truncate(const SamplingParams& params, WeightScale scale);
   int32_t Draw(const SamplingParams& params, int32_t choice, int32_t position);
-  void ReportLogprobs(int32_t num_alternatives, SampleResult* result);
+  TokenLogprobs ReportLogprobs(int32_t token_id, int32_t num_alternatives);
 
   int32_t vocab_size_;
   std::vector<float> adjusted_;  // [vocab_size] logits after bias, penalties and bans

@@ -6,6 +6,21 @@
 #include "base/check.h"
 
 namespace mlc_server {
+namespace {
+
+// How many tokens of `sequence` may run so that no more than `rows` of them are scored.
+int32_t MostTokens(const Sequence& sequence, int32_t rows) {
+  const bool scores_all = sequence.num_to_score() - sequence.scored <= rows;
+  return scores_all ? sequence.num_uncomputed() : sequence.scored + rows - sequence.computed;
+}
+
+// How many of the next `num_tokens` tokens of `sequence` are scored.
+int32_t NumScored(const Sequence& sequence, int32_t num_tokens) {
+  const int32_t end = std::min(sequence.computed + num_tokens, sequence.num_to_score());
+  return std::max(0, end - sequence.scored);
+}
+
+}  // namespace
 
 bool Scheduler::Before(const Sequence* a, const Sequence* b) {
   if (a->request->priority != b->request->priority) {
@@ -60,6 +75,7 @@ Batch Scheduler::Schedule() {
   MLC_CHECK(num_in_flight_ == 0) << num_in_flight_ << " sequences of the last batch are in flight";
   Plan plan;
   plan.tokens_left = config_.prefill_chunk_size;
+  plan.scores_left = config_.scored_rows_max;
   plan.batch.entries.reserve(std::min<size_t>(max_running_, running_.size() + waiting_.size()));
   for (const Sequence* sequence : running_) {
     MLC_CHECK(sequence->drafts_in_flight == 0) << "sequence " << sequence->id << " has "
@@ -91,6 +107,8 @@ void Scheduler::Commit(const Batch& batch) {
     num_tokens += sequence->in_flight + sequence->drafts_in_flight;
     sequence->computed += sequence->in_flight;
     sequence->in_flight = 0;
+    sequence->scored =
+        std::max(sequence->scored, std::min(sequence->computed, sequence->num_to_score()));
   }
   num_in_flight_ = 0;
   MLC_CHECK(num_tokens <= batch.num_tokens)
@@ -139,10 +157,14 @@ void Scheduler::VisitRunning(Plan* plan) {
       << sequence->computed << " computed";
   const bool is_decode = lacking == 1;
   plan->decodes_ahead -= is_decode ? 1 : 0;
-  const int32_t wanted = std::min(lacking, plan->tokens_left - plan->decodes_ahead);
+  const int32_t wanted =
+      std::min(plan->tokens_left - plan->decodes_ahead, MostTokens(*sequence, plan->scores_left));
   const int32_t granted = wanted > 0 ? Grow(sequence, wanted, plan) : 0;
   if (granted > 0) {
-    const BatchEntry entry = {sequence, sequence->computed, granted, granted == lacking};
+    BatchEntry entry = {sequence, sequence->computed, granted, granted == lacking};
+    entry.first_scored = sequence->scored;
+    entry.num_scored = NumScored(*sequence, granted);
+    plan->scores_left -= entry.num_scored;
     (is_decode ? plan->batch.entries : chunks_).push_back(entry);
     plan->batch.num_tokens += granted;
     plan->tokens_left -= granted;
@@ -156,17 +178,18 @@ void Scheduler::VisitRunning(Plan* plan) {
 void Scheduler::VisitWaiting(Plan* plan) {
   Sequence* sequence = waiting_[plan->next_waiting];
   const Sequence* source = nullptr;
-  const PromptSource prompt = FindPromptSource(*sequence, plan->next_running, &source);
+  const PromptSource prompt = FindPromptSource(*sequence, *plan, &source);
   if (prompt == PromptSource::kPending) {
-    ++plan->seats_kept;
-    ++plan->next_waiting;
-    // With every seat taken or kept, nobody further down can start: the walk stays short.
-    plan->admitting = static_cast<int32_t>(plan->next_running) + plan->seats_kept < max_running_;
+    PassOver(plan);
     return;
   }
   const auto& preempted = plan->batch.preempted;
   if (std::find(preempted.begin(), preempted.end(), sequence) != preempted.end()) {
     plan->admitting = false;
+    return;
+  }
+  if (MostTokens(*sequence, plan->scores_left) == 0) {
+    PassOver(plan);
     return;
   }
   // Taken first, so that preempting the source leaves them alive.
@@ -183,6 +206,14 @@ void Scheduler::VisitWaiting(Plan* plan) {
   sequence->state = SequenceState::kRunning;
   plan->decodes_ahead += sequence->num_uncomputed() == 1 ? 1 : 0;
   VisitRunning(plan);
+}
+
+// The waiting sequence whose turn it is keeps its place and a seat; those after it may start.
+void Scheduler::PassOver(Plan* plan) const {
+  ++plan->seats_kept;
+  ++plan->next_waiting;
+  // With every seat taken or kept, nobody further down can start: the walk stays short.
+  plan->admitting = static_cast<int32_t>(plan->next_running) + plan->seats_kept < max_running_;
 }
 
 // True when `candidate` has a seat, a token and the pages to catch up, after preempting sequences
@@ -240,11 +271,12 @@ void Scheduler::PreemptLast(Plan* plan) {
   plan->batch.preempted.push_back(victim);
 }
 
-// `place` is the candidate's place among the running: those before it in order are [0, place).
-Scheduler::PromptSource Scheduler::FindPromptSource(const Sequence& candidate, size_t place,
+// `candidate` is the waiting sequence whose turn it is.
+Scheduler::PromptSource Scheduler::FindPromptSource(const Sequence& candidate, const Plan& plan,
                                                     const Sequence** source) const {
   const int32_t shared_tokens = SharedPages(candidate) * config_.page_size;
-  if (candidate.request->num_choices == 1 || shared_tokens == 0) {
+  const bool scores_them = candidate.scored < std::min(shared_tokens, candidate.num_to_score());
+  if (candidate.request->num_choices == 1 || shared_tokens == 0 || scores_them) {
     return PromptSource::kNone;
   }
   PromptSource found = PromptSource::kNone;
@@ -258,7 +290,12 @@ Scheduler::PromptSource Scheduler::FindPromptSource(const Sequence& candidate, s
       return PromptSource::kRunning;
     }
     // One after it in order may be preempted for it, so it waits for none of those.
-    if (index < place) {
+    if (index < plan.next_running) {
+      found = PromptSource::kPending;
+    }
+  }
+  for (size_t index = 0; index < plan.next_waiting; ++index) {
+    if (waiting_[index]->request == candidate.request) {
       found = PromptSource::kPending;
     }
   }

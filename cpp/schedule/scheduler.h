@@ -21,8 +21,13 @@ struct BatchEntry {
   // are sampled.
   bool wants_logits = false;
   int32_t num_drafts = 0;
+  // The logits of tokens [first_scored, first_scored + num_scored), which are among those that run,
+  // give the log-probabilities of the tokens after them.
+  int32_t first_scored = 0;
+  int32_t num_scored = 0;
 
   int32_t num_rows() const { return num_tokens + num_drafts; }
+  int32_t num_logit_rows() const { return num_scored + (wants_logits ? 1 + num_drafts : 0); }
 };
 
 // What one step runs, in the order its rows are laid out, and who lost their pages to make room.
@@ -52,6 +57,11 @@ struct Batch {
 // Drafts. When everybody has been served, decode entries get rows for their drafts, in order, as
 // far as speculative_rows_max, the budget and the free pages go. Nobody is preempted for a draft,
 // and pages that only rejected drafts needed are free again before the next step.
+//
+// Scores. A prompt that is to be scored runs in chunks that keep the scored tokens of a step, over
+// all sequences, within scored_rows_max. A waiting sequence that could only run scored tokens while
+// there are no rows left for them keeps its place and a seat, but lets later ones pass. Each token
+// is scored once: neither chunks nor preemption lose or repeat one.
 //
 // No starvation. The first sequence in order gets tokens in every step, whatever it takes:
 // MaxTokensPerSequence() keeps a sequence smaller than the pool. (A failing allocation may cost it
@@ -108,13 +118,14 @@ class Scheduler {
     bool admitting = true;    // false once a waiting sequence did not fit
     int32_t tokens_left = 0;
     int32_t decodes_ahead = 0;  // sequences in running_[next_running, ...) that lack one token
-    int32_t seats_kept = 0;     // for choices that wait for a shared prompt
+    int32_t seats_kept = 0;     // for those that wait for a shared prompt or for scored rows
+    int32_t scores_left = 0;
   };
   // Where a waiting sequence's first pages can come from.
   enum class PromptSource {
     kNone,     // it computes them itself
     kRunning,  // `Sequence*` holds them
-    kPending,  // a choice before it in order is computing them
+    kPending,  // a choice before it in order is computing them, or waits for rows to score them
   };
 
   // The one order that everything follows.
@@ -125,7 +136,8 @@ class Scheduler {
   int32_t Grow(Sequence* sequence, int32_t num_tokens, Plan* plan);
   void PreemptLast(Plan* plan);
   void AddDrafts(Batch* batch);
-  PromptSource FindPromptSource(const Sequence& candidate, size_t place,
+  void PassOver(Plan* plan) const;
+  PromptSource FindPromptSource(const Sequence& candidate, const Plan& plan,
                                 const Sequence** source) const;
   void TakeSharedPages(Sequence* sequence, const Sequence& source);
   void ReleasePages(Sequence* sequence);

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <vector>
 
 #include "base/check.h"
@@ -40,6 +41,10 @@ void Scheduler::CheckQueues() const {
         << "sequence " << sequence->id << " holds " << sequence->pages.size() << " pages for "
         << sequence->computed << " + " << sequence->in_flight << " tokens and "
         << sequence->drafts_in_flight << " drafts";
+    MLC_CHECK(sequence->scored >= std::min(sequence->computed, sequence->num_to_score()) &&
+              sequence->scored <= sequence->num_to_score())
+        << "sequence " << sequence->id << " with " << sequence->computed << " tokens computed has "
+        << sequence->scored << " of " << sequence->num_to_score() << " scored";
     num_in_flight += sequence->in_flight > 0 ? 1 : 0;
     tokens_in_flight += sequence->in_flight + sequence->drafts_in_flight;
   }

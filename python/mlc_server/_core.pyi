@@ -37,6 +37,7 @@ class SamplingParams:
     ignore_eos: bool
     include_stop_str_in_output: bool
     top_logprobs: int
+    prompt_logprobs: int
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class SamplingParams:
         ignore_eos: bool = ...,
         include_stop_str_in_output: bool = ...,
         top_logprobs: int = ...,
+        prompt_logprobs: int = ...,
     ) -> None: ...
     def validate(self, vocab_size: int) -> None: ...
 
@@ -77,6 +79,7 @@ class EngineConfig:
     ngram_min: int
     ngram_max: int
     speculative_rows_max: int
+    scored_rows_max: int
     check_every_step: bool
 
     def __init__(
@@ -97,6 +100,7 @@ class EngineConfig:
         ngram_min: int = ...,
         ngram_max: int = ...,
         speculative_rows_max: int = ...,
+        scored_rows_max: int = ...,
         check_every_step: bool = ...,
     ) -> None: ...
     def validate(self) -> None: ...
@@ -230,6 +234,9 @@ class EngineStats:
     @property
     def finished_error(self) -> int: ...
 
+# token_id, logprob, alternatives, rank
+Logprobs = list[tuple[int, float, list[tuple[int, float]], int]]
+
 # request_id, choice, text, token_ids, logprobs, finish_reason, stop_reason, prompt_tokens,
 # completion_tokens, error, prompt
 StepOutput = tuple[
@@ -237,13 +244,13 @@ StepOutput = tuple[
     int,
     str,
     list[int],
-    list[tuple[int, float, list[tuple[int, float]]]] | None,
+    Logprobs | None,
     str | None,
     int | str | None,
     int,
     int,
     str | None,
-    tuple[float] | None,
+    tuple[float | None, Logprobs | None] | None,
 ]
 
 @final
@@ -261,6 +268,7 @@ class Engine:
         num_choices: int = 1,
         priority: int = 0,
         grammar: Grammar | None = None,
+        begins_text: bool = True,
     ) -> None: ...
     def cancel(self, request_id: int) -> None: ...
     def wake_fd(self) -> int: ...

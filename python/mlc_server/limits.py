@@ -80,6 +80,10 @@ MAX_TOP_LOGPROBS = Limit("top_logprobs", 20, "tokens", "most alternatives per to
 MAX_COMPLETION_LOGPROBS = Limit(
     "logprobs", 5, "tokens", "most alternatives of a completion's token"
 )
+MAX_PROMPT_LOGPROBS = Limit("prompt_logprobs", 20, "tokens", "most alternatives per prompt token")
+MAX_SCORED_TOKENS = Limit(
+    "prompt_logprobs", 65536, "tokens", "most prompt tokens of one request with log-probabilities"
+)
 MAX_PROMPTS = Limit("prompt", 256, "prompts", "most prompts of one completion request")
 MAX_DETOKENIZED = Limit("tokens", 1 << 20, "tokens", "most tokens of one /detokenize request")
 MAX_LOGIT_BIAS = Limit("logit_bias", 1024, "entries", "most biased tokens")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from typing import Any
 
 from mlc_server import _core
 from mlc_server.api.service import model_names
@@ -31,7 +32,7 @@ def fake_grammars() -> GrammarCompiler:
     return GrammarCompiler(_core.Vocabulary(TOKEN_BYTES, IS_SPECIAL), [EOS_ID], VOCAB_SIZE)
 
 
-def fake_core(**runner_options: int) -> _core.Engine:
+def fake_core(**runner_options: Any) -> _core.Engine:
     """A core engine over a FakeRunner whose tokens are bytes."""
     runner = _core.FakeRunner(vocab_size=VOCAB_SIZE, page_size=PAGE_SIZE, **runner_options)
     config = _core.EngineConfig(
@@ -60,6 +61,7 @@ def load_model(settings: ServerSettings, phases: Phases) -> LoadedModel:
         core=core,
         prompts=byte_prompts(),
         token_bytes=TOKEN_BYTES,
+        hidden_ids=frozenset([EOS_ID]),
         kv=KvPlan(NUM_PAGES, PAGE_SIZE, 1024, 4096),
         id="fake",
         names=model_names("fake"),

@@ -92,7 +92,7 @@ class FakeEngine:
         self, handle: int, request: GenerationRequest, sink: Callable[[list[Delta]], None]
     ) -> None:
         script = self.script
-        started = PromptNews(queue_s=script.queue_s)
+        started = PromptNews(queue_s=script.queue_s, logprobs=_prompt_logprobs(request))
         sink([Delta(0, "", [], prompt_tokens=len(request.prompt_ids), prompt=started)])
         limit = request.sampling.max_tokens
         tokens = script.tokens if limit < 0 else script.tokens[:limit]
@@ -147,6 +147,17 @@ def _logprobs(request: GenerationRequest, token_id: int) -> list[TokenLogprob] |
     return [TokenLogprob(token_id, -0.5, ranked)]
 
 
+def _prompt_logprobs(request: GenerationRequest) -> list[TokenLogprob] | None:
+    """Each token after the first has its own id, negated, as its log-probability."""
+    count = request.sampling.prompt_logprobs
+    if count < 0:
+        return None
+    return [
+        TokenLogprob(id_, -float(id_), [(97 + i, -1.0 - i) for i in range(count)], rank=id_)
+        for id_ in request.prompt_ids[1:]
+    ]
+
+
 class LiveServer:
     """A server under test. `on_loop(f)` runs f on its event loop and returns the result."""
 
@@ -194,6 +205,7 @@ class LiveServer:
             system_fingerprint="fp_test",
             prompts=prompts or byte_prompts(),
             token_bytes=TOKEN_BYTES,
+            hidden_ids=frozenset([EOS_ID]),
             engine=engine,
             aliases=self.settings.served_model_names,
             tool_call_style=self.settings.tool_call_style,

@@ -12,7 +12,7 @@ from starlette.types import Receive
 from mlc_server.api.generation import Generation
 from mlc_server.api.request_log import RequestLog
 from mlc_server.api.tools import ToolUse
-from mlc_server.engine import Delta
+from mlc_server.engine import Delta, TokenLogprob
 from mlc_server.errors import GenerationFailed
 from mlc_server.protocol.responses import Logprob, ResponseHead
 
@@ -34,21 +34,27 @@ class Answer:
     tools: ToolUse | None = None
     # The prompt's ids if return_token_ids asks for ids, of the output's tokens too.
     prompt_ids: Sequence[int] | None = None
+    # Tokens that no text shows.
+    hidden_ids: frozenset[int] = frozenset()
 
     def logprobs(self, delta: Delta) -> list[Logprob] | None:
         """The delta's log-probabilities with tokens as bytes; None if none were asked for."""
-        if delta.logprobs is None:
-            return None
+        return None if delta.logprobs is None else self.in_bytes(delta.logprobs)
+
+    def in_bytes(self, entries: Sequence[TokenLogprob]) -> list[Logprob]:
+        """The engine's log-probabilities with tokens as bytes."""
         return [
             Logprob(
-                raw=self._bytes(entry.token_id),
+                raw=self.bytes_of(entry.token_id),
                 logprob=entry.logprob,
-                alternatives=[(self._bytes(i), value) for i, value in entry.alternatives],
+                alternatives=[(self.bytes_of(i), value) for i, value in entry.alternatives],
+                hidden=entry.token_id in self.hidden_ids,
             )
-            for entry in delta.logprobs
+            for entry in entries
         ]
 
-    def _bytes(self, token_id: int) -> bytes:
+    def bytes_of(self, token_id: int) -> bytes:
+        """What a token stands for."""
         # Logits may be padded beyond the vocabulary.
         return self.token_bytes[token_id] if token_id < len(self.token_bytes) else b""
 

@@ -10,7 +10,7 @@ from mlc_server.api.body import read_request
 from mlc_server.api.collected import collect
 from mlc_server.api.examples import CHAT_REQUEST_BODY
 from mlc_server.api.request_log import RequestLog
-from mlc_server.api.sampling import generation_request
+from mlc_server.api.sampling import check_scored, generation_request
 from mlc_server.api.service import ServedModel, Service
 from mlc_server.api.streamed import EventStreamResponse
 from mlc_server.api.template_input import template_messages, template_tools
@@ -51,7 +51,7 @@ async def chat_completions(request: Request) -> Response:
             usage_always=_includes_usage(body, always=True),
             ping_interval_s=request.app.state.settings.stream_ping_interval_s,
         )
-    return await collect(answer, request.receive)
+    return await collect(answer, request.receive, prompt_logprobs=body.prompt_logprobs)
 
 
 async def _read_chat_request(
@@ -70,8 +70,15 @@ async def _begin(
     prompt_ids = await model.prompts.build_async(
         template_messages(body.messages), template_tools(body), _template_options(body)
     )
-    request = generation_request(body, prompt_ids, model.prompts.stop, model.context_window_size)
+    request = generation_request(
+        body,
+        prompt_ids,
+        model.prompts.stop,
+        model.context_window_size,
+        begins_text=not body.continue_final_message,
+    )
     request, tools = await prepare(service, request, tools)
+    check_scored(body, len(prompt_ids))
     generation = service.open(request)
     log.submitted(len(prompt_ids), request.num_choices)
     return Answer(
@@ -80,6 +87,7 @@ async def _begin(
         num_choices=request.num_choices,
         prompt_tokens=len(prompt_ids),
         token_bytes=model.token_bytes,
+        hidden_ids=model.hidden_ids,
         log=log,
         tools=tools,
         prompt_ids=prompt_ids if body.return_token_ids else None,

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from mlc_server.api.answer import Answer, check_delta, disconnect_watch
+from mlc_server.api.prompt_scores import PromptScores
 from mlc_server.api.tools import ChoiceReader, ToolUse
 from mlc_server.engine import Delta
 from mlc_server.errors import RequestError
@@ -94,14 +95,22 @@ async def gather(
     return None
 
 
-async def collect(answer: Answer, receive: Receive) -> Response:
-    """The chat answer of a whole request."""
+async def collect(
+    answer: Answer, receive: Receive, *, prompt_logprobs: int | None = None
+) -> Response:
+    """The chat answer of a whole request; `prompt_logprobs` as the request has it."""
     shows_ids = answer.prompt_ids is not None
     drafts = [_Draft(answer.tools, shows_ids=shows_ids) for _ in range(answer.num_choices)]
-    left = await gather(answer, receive, lambda delta, lp: drafts[delta.choice].add(delta, lp))
+    scores = PromptScores(answer, answer.prompt_tokens, listed=prompt_logprobs)
+
+    def add(delta: Delta, logprobs: list[Logprob] | None) -> None:
+        scores.add(delta)
+        drafts[delta.choice].add(delta, logprobs)
+
+    left = await gather(answer, receive, add)
     if left is not None:
         return left
     choices = [draft.finish(index) for index, draft in enumerate(drafts)]
     usage = Usage(answer.prompt_tokens, answer.log.completion_tokens)
-    body = completion(answer.head, choices, usage, answer.prompt_ids)
+    body = completion(answer.head, choices, usage, answer.prompt_ids, scores.listed())
     return Response(body, media_type="application/json")

@@ -4,91 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive
 
-from mlc_server.api.answer import Answer, check_delta, disconnect_watch
+from mlc_server.api.answer import Answer
 from mlc_server.api.body import read_request
 from mlc_server.api.collected import gather
+from mlc_server.api.completion_choices import Choice, answered_prompts
+from mlc_server.api.completion_stream import CompletionStream, usage_of
 from mlc_server.api.examples import COMPLETION_REQUEST_BODY
 from mlc_server.api.request_log import RequestLog
-from mlc_server.api.sampling import generation_request
+from mlc_server.api.sampling import check_scored, generation_request
 from mlc_server.api.service import ServedModel, Service
-from mlc_server.engine import Delta, GenerationRequest
+from mlc_server.engine import GenerationRequest
 from mlc_server.errors import InvalidRequest, RequestError
 from mlc_server.limits import ENCODE_INLINE_CHARACTERS, MAX_STOP_TOKEN_IDS
-from mlc_server.protocol.completion_responses import (
-    LogprobsWriter,
-    choice_json,
-    completion_head,
-    completion_json,
-    with_token_ids,
-)
+from mlc_server.protocol.completion_responses import completion_head, completion_json
 from mlc_server.protocol.completions import CompletionRequest, Prompt
-from mlc_server.protocol.error_body import error_json
-from mlc_server.protocol.responses import Logprob, Usage
 from mlc_server.text.fill_in_middle import FillInMiddle
 from mlc_server.text.prompt import StopRules
 
 router = APIRouter()
-
-_HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-]
-
-
-@dataclass
-class _Choice:
-    """A choice under way: what is echoed before it, and what has come."""
-
-    index: int
-    echo: str
-    # The prompt's ids, if return_token_ids asks for ids.
-    prompt_ids: Sequence[int] | None = None
-    logprobs: LogprobsWriter = field(init=False)
-    text: str = ""
-    entries: list[Logprob] | None = None
-    last: Delta | None = None
-    token_ids: list[int] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.logprobs = LogprobsWriter(len(self.echo))
-
-    def add(self, delta: Delta, entries: list[Logprob] | None) -> None:
-        self.text += delta.text
-        if entries is not None:
-            self.entries = (self.entries or []) + entries
-        self.token_ids += delta.token_ids
-        self.last = delta
-
-    def to_json(self) -> dict[str, Any]:
-        assert self.last is not None
-        logprobs = None if self.entries is None else self.logprobs.to_json(self.entries)
-        text = self.echo + self.text
-        choice = choice_json(
-            self.index, text, logprobs, self.last.finish_reason, self.last.stop_reason
-        )
-        if self.prompt_ids is None:
-            return choice
-        return with_token_ids(choice, self.token_ids, self.prompt_ids)
-
-    def news_json(self, delta: Delta, entries: list[Logprob] | None) -> dict[str, Any]:
-        """What a stream says of a delta."""
-        logprobs = self.logprobs.to_json(entries) if entries else None
-        choice = choice_json(
-            self.index, delta.text, logprobs, delta.finish_reason, delta.stop_reason
-        )
-        if self.prompt_ids is None:
-            return choice
-        first = self.last is None
-        self.last = delta
-        return with_token_ids(choice, delta.token_ids, self.prompt_ids if first else None)
 
 
 @router.post(
@@ -115,19 +54,12 @@ async def completions(request: Request) -> Response:
     except RequestError as error:
         log.refused(error)
         raise
-    echoes = [""] * len(prompt_ids)
-    if body.echo:
-        texts = zip(body.prompt, prompt_ids, strict=True)
-        echoes = [p if isinstance(p, str) else model.prompts.tokenizer.decode(i) for p, i in texts]
+    prompts = answered_prompts(model, body, prompt_ids, answer)
     n = body.n or 1
-    shown_ids = prompt_ids if body.return_token_ids else [None] * len(prompt_ids)
-    choices = [
-        _Choice(index, echoes[index // n], shown_ids[index // n])
-        for index in range(answer.num_choices)
-    ]
+    choices = [Choice(index, prompts[index // n]) for index in range(answer.num_choices)]
     if body.stream:
         ping_s = request.app.state.settings.stream_ping_interval_s
-        return _CompletionStream(answer, body, choices, ping_s)
+        return CompletionStream(answer, body, choices, ping_s)
     return await _collect(answer, choices, request.receive)
 
 
@@ -206,16 +138,19 @@ async def _begin(
     """Submits the prompts to the engine. The template's stop strings are not theirs."""
     stop = StopRules(token_ids=model.prompts.stop.token_ids, strings=())
     window = model.context_window_size
+    num_tokens = sum(map(len, prompt_ids))
+    check_scored(body, num_tokens)
     requests = []
     for ids in prompt_ids:
         if not ids:
             raise InvalidRequest("prompt: makes no token", param="prompt")
-        request = generation_request(body, ids, stop, window, prompt_field="prompt")
+        request = generation_request(
+            body, ids, stop, window, prompt_field="prompt", begins_text=False
+        )
         if body.suffix:
             request = _ending_with_the_middle(model, request)
         requests.append(await service.prepare(request))
     generation = service.open(*requests)
-    num_tokens = sum(map(len, prompt_ids))
     num_choices = len(requests) * (body.n or 1)
     log.submitted(num_tokens, num_choices)
     return Answer(
@@ -224,85 +159,15 @@ async def _begin(
         num_choices=num_choices,
         prompt_tokens=num_tokens,
         token_bytes=model.token_bytes,
+        hidden_ids=model.hidden_ids,
         log=log,
     )
 
 
-async def _collect(answer: Answer, choices: Sequence[_Choice], receive: Receive) -> Response:
+async def _collect(answer: Answer, choices: Sequence[Choice], receive: Receive) -> Response:
     """The whole answer to all prompts."""
     left = await gather(answer, receive, lambda delta, lp: choices[delta.choice].add(delta, lp))
     if left is not None:
         return left
-    body = completion_json(answer.head, [choice.to_json() for choice in choices], _usage(answer))
+    body = completion_json(answer.head, [choice.to_json() for choice in choices], usage_of(answer))
     return Response(body, media_type="application/json")
-
-
-class _CompletionStream(Response):
-    """Streams an answer. A failure after the first byte is an error event, then [DONE]."""
-
-    def __init__(
-        self,
-        answer: Answer,
-        body: CompletionRequest,
-        choices: Sequence[_Choice],
-        ping_interval_s: int,
-    ) -> None:
-        # Not super().__init__(): there is no body to render. FastAPI reads these two.
-        self.background = None
-        self.status_code = 200
-        self._answer = answer
-        self._choices = choices
-        self._ping_interval_s = ping_interval_s
-        options = body.stream_options
-        self._usage_at_end = options is not None and bool(options.include_usage)
-        self._usage_always = options is not None and bool(options.continuous_usage_stats)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = self._answer
-        async with disconnect_watch(answer.generation, receive):
-            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-            try:
-                await self._send_choices(send)
-            except RequestError as error:
-                answer.log.failed(error)
-                await _send(send, error_json(error))
-            else:
-                if answer.generation.disconnected:
-                    answer.log.disconnected()
-                    return
-                answer.log.finished()
-                if self._usage_at_end:
-                    await _send(send, completion_json(answer.head, [], _usage(answer)))
-            await _send(send, b"[DONE]", last=True)
-
-    async def _send_choices(self, send: Send) -> None:
-        generation = self._answer.generation
-        for choice in self._choices:
-            if choice.echo:
-                await self._send_choice(send, choice_json(choice.index, choice.echo))
-        while not generation.finished and not generation.disconnected:
-            deltas = await generation.next(self._ping_interval_s)
-            if not deltas and not generation.disconnected:
-                ping = {"type": "http.response.body", "body": b": ping\n\n", "more_body": True}
-                await send(ping)
-            for delta in deltas:
-                check_delta(delta)
-                self._answer.log.progressed(delta)
-                entries = self._answer.logprobs(delta)
-                choice = self._choices[delta.choice]
-                shows = delta.text or entries or choice.prompt_ids is not None
-                if shows or delta.finish_reason is not None:
-                    await self._send_choice(send, choice.news_json(delta, entries))
-
-    async def _send_choice(self, send: Send, choice: dict[str, Any]) -> None:
-        usage = _usage(self._answer) if self._usage_always else None
-        await _send(send, completion_json(self._answer.head, [choice], usage))
-
-
-def _usage(answer: Answer) -> Usage:
-    return Usage(answer.prompt_tokens, answer.log.completion_tokens)
-
-
-async def _send(send: Send, data: bytes, *, last: bool = False) -> None:
-    event = b"data: " + data + b"\n\n"
-    await send({"type": "http.response.body", "body": event, "more_body": not last})

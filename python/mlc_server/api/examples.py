@@ -97,6 +97,10 @@ COMPLETION_EXAMPLES: dict[str, Any] = {
         "summary": "More of a text",
         "value": {"prompt": "Once upon a time", "max_tokens": 32},
     },
+    "scored": {
+        "summary": "Log-probabilities of a text, nothing generated",
+        "value": {"prompt": "The sky is blue.", "echo": True, "logprobs": 1, "max_tokens": 0},
+    },
     "several": {
         "summary": "Several prompts, streamed",
         "value": {"prompt": ["One, two,", "Red, green,"], "max_tokens": 8, "stream": True},

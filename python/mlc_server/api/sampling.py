@@ -6,7 +6,7 @@ import secrets
 
 from mlc_server.engine import GenerationRequest, GrammarSpec, SamplingOptions
 from mlc_server.errors import ContextOverflow, InvalidRequest
-from mlc_server.limits import MAX_STOP_STRINGS
+from mlc_server.limits import MAX_SCORED_TOKENS, MAX_STOP_STRINGS
 from mlc_server.protocol.generation_fields import GenerationFields
 from mlc_server.text.prompt import StopRules
 
@@ -20,12 +20,15 @@ def generation_request(
     context_window_size: int,
     *,
     prompt_field: str = "messages",
+    begins_text: bool = True,
 ) -> GenerationRequest:
-    """Raises ContextOverflow, naming `prompt_field`, when no room is left for one token."""
-    if len(prompt_ids) >= context_window_size:
+    """Raises ContextOverflow, naming `prompt_field`, when no room is left for what is wanted."""
+    generates = request.token_budget != 0
+    if len(prompt_ids) + generates > context_window_size:
+        room = " and leaves no room for an answer" if generates else ""
         raise ContextOverflow(
             f"this model's maximum context length is {context_window_size} tokens, "
-            f"but {prompt_field} makes {len(prompt_ids)} tokens and leaves no room for an answer",
+            f"but {prompt_field} makes {len(prompt_ids)} tokens{room}",
             param=prompt_field,
         )
     return GenerationRequest(
@@ -34,7 +37,20 @@ def generation_request(
         num_choices=request.n or 1,
         priority=request.priority or 0,
         grammar=output_grammar(request),
+        begins_text=begins_text,
     )
+
+
+def check_scored(request: GenerationFields, num_tokens: int) -> None:
+    """Raises InvalidRequest if the prompts' log-probabilities, where wanted, are too many."""
+    limit = MAX_SCORED_TOKENS.default
+    if request.num_prompt_logprobs >= 0 and num_tokens > limit:
+        field = "logprobs" if request.prompt_logprobs is None else "prompt_logprobs"
+        raise InvalidRequest(
+            f"{field}: at most {limit} prompt tokens of one request can have log-probabilities; "
+            f"got {num_tokens}",
+            param=field,
+        )
 
 
 def output_grammar(request: GenerationFields) -> GrammarSpec | None:
@@ -75,6 +91,7 @@ def sampling_options(request: GenerationFields, stop: StopRules) -> SamplingOpti
         ignore_eos=bool(request.ignore_eos),
         include_stop_str_in_output=bool(request.include_stop_str_in_output),
         top_logprobs=request.num_logprobs,
+        prompt_logprobs=request.num_prompt_logprobs,
     )
 
 

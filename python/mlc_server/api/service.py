@@ -51,6 +51,8 @@ class ServedModel:
     prompts: PromptBuilder
     token_bytes: Sequence[bytes]
     engine: EnginePort
+    # Tokens that are never shown in a text, as those that end it.
+    hidden_ids: frozenset[int] = frozenset()
     tool_call_style: ToolCallStyle = "openai"
     # Other names it is listed under, after its id.
     aliases: tuple[str, ...] = ()

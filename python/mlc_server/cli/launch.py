@@ -48,6 +48,8 @@ _T = TypeVar("_T")
 
 DEFAULT_MODEL_ID = "SmolLM2-135M-Instruct"
 _WARM_UP_TOKENS = 4
+# Prompt tokens scored in a step. A row of logits has the vocabulary's size: 32 MiB for 128k tokens.
+_SCORED_ROWS_MAX = 64
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class LoadedModel:
     core: _core.Engine
     prompts: PromptBuilder
     token_bytes: list[bytes]
+    hidden_ids: frozenset[int]
     kv: KvPlan
     id: str
     names: frozenset[str]
@@ -77,6 +80,7 @@ class LoadedModel:
             system_fingerprint=self.system_fingerprint,
             prompts=self.prompts,
             token_bytes=self.token_bytes,
+            hidden_ids=self.hidden_ids,
             engine=engine,
             page_size=self.kv.page_size,
             tool_call_style=self.tool_call_style,
@@ -162,6 +166,7 @@ def load_model(settings: ServerSettings, phases: Phases) -> LoadedModel:
         core=core,
         prompts=prompts,
         token_bytes=texts,
+        hidden_ids=frozenset(id_ for id_, hidden in enumerate(special) if hidden),
         kv=kv,
         id=model_id,
         names=model_names(model_id, *given),
@@ -232,8 +237,9 @@ def _make_engine(
     kv: KvPlan,
 ) -> _core.Engine:
     info = runner.info
+    scored_rows_max = min(_SCORED_ROWS_MAX, max(1, info.max_logit_rows // 2))
     config = _core.EngineConfig(
-        max_batch_size=min(settings.max_batch_size, info.max_logit_rows),
+        max_batch_size=min(settings.max_batch_size, info.max_logit_rows - scored_rows_max),
         prefill_chunk_size=min(settings.prefill_chunk_size, info.max_rows),
         max_sequence_length=kv.context_window,
         page_size=kv.page_size,
@@ -244,6 +250,7 @@ def _make_engine(
         strip_leading_space=prompts.tokenizer.strips_leading_space,
         speculative_mode=settings.speculative_mode,
         draft_tokens_max=settings.draft_tokens_max,
+        scored_rows_max=scored_rows_max,
     )
     return _explained(
         lambda: _core.Engine(runner, vocabulary, config),

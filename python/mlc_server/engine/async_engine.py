@@ -128,6 +128,7 @@ class AsyncEngine:
                 request.num_choices,
                 request.priority,
                 None if grammar is None else grammar.core,
+                request.begins_text,
             )
         except _core.CoreError as error:
             seconds = self._retry_after.seconds(self._core.stats().num_waiting)

@@ -41,14 +41,18 @@ def delta_from(item: _core.StepOutput) -> Delta:
         choice,
         text,
         token_ids,
-        None if logprobs is None else [TokenLogprob(*entry) for entry in logprobs],
+        _logprobs(logprobs),
         finish_reason,
         stop_reason,
         prompt_tokens,
         completion_tokens,
         error,
-        None if prompt is None else PromptNews(*prompt),
+        None if prompt is None else PromptNews(prompt[0], _logprobs(prompt[1])),
     )
+
+
+def _logprobs(entries: _core.Logprobs | None) -> list[TokenLogprob] | None:
+    return None if entries is None else [TokenLogprob(*entry) for entry in entries]
 
 
 def request_error(error: _core.CoreError, retry_after_s: int) -> RequestError:

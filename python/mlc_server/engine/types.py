@@ -27,13 +27,14 @@ class SamplingOptions:
     frequency_penalty: float = 0.0
     logit_bias: Sequence[tuple[int, float]] = ()
     seed: int = 0  # uint64; the same seed and input give the same tokens
-    max_tokens: int = -1  # -1 is "until the context window is full"
+    max_tokens: int = -1  # -1 is "until the context window is full"; 0 only runs the prompt
     min_tokens: int = 0
     stop: Sequence[str] = ()
     stop_token_ids: Sequence[int] = ()
     ignore_eos: bool = False
     include_stop_str_in_output: bool = False
     top_logprobs: int = -1  # -1 is no logprobs at all
+    prompt_logprobs: int = -1  # of the prompt's tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +73,28 @@ class GenerationRequest:
     num_choices: int = 1
     priority: int = 0
     grammar: GrammarSpec | CompiledGrammar | None = None
+    # False if the output goes on with the prompt's text, whose words a space may come before.
+    begins_text: bool = True
 
 
 class TokenLogprob(NamedTuple):
-    """Log-probability of a drawn token and of the most likely ones, most likely first."""
+    """Log-probability of a token and of the most likely ones, most likely first."""
 
     token_id: int
     logprob: float
     alternatives: list[tuple[int, float]]
+    # Of the token, 1 being the most likely; 0 where it is not known.
+    rank: int = 0
 
 
 class PromptNews(NamedTuple):
     """What happened to a request's prompt, reported with one of its choices."""
 
     # How long the request waited until some of it ran; reported once, as soon as it did.
-    queue_s: float
+    queue_s: float | None = None
+    # The next prompt tokens' log-probabilities. The first token has none, so all together are one
+    # fewer than the prompt's tokens; choice 0 reports them, before or with its first token.
+    logprobs: list[TokenLogprob] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,17 +36,52 @@ class LogprobsWriter:
         offsets = []
         for entry in entries:
             offsets.append(self._offset)
-            self._offset += len(self._decoder.decode(entry.raw))
+            if not entry.hidden:
+                self._offset += len(self._decoder.decode(entry.raw))
         return {
             "tokens": [_token(entry.raw) for entry in entries],
             "token_logprobs": [_finite(entry.logprob) for entry in entries],
-            "top_logprobs": [
-                {_token(entry.raw): _finite(entry.logprob)}
-                | {_token(raw): _finite(value) for raw, value in entry.alternatives}
-                for entry in entries
-            ],
+            "top_logprobs": [_top_logprobs(entry) for entry in entries],
             "text_offset": offsets,
         }
+
+
+class EchoLogprobs:
+    """The same of a prompt that is given back, filled as it comes. Its first token has none."""
+
+    def __init__(self, first_token: bytes, starts: Sequence[int]) -> None:
+        """`starts`: where each of the prompt's tokens begins in its text."""
+        self._starts = starts
+        self._tokens = [_token(first_token)]
+        self._logprobs: list[float | None] = [None]
+        self._top: list[dict[str, float] | None] = [None]
+
+    def add(self, entries: Sequence[Logprob]) -> None:
+        self._tokens += [_token(entry.raw) for entry in entries]
+        self._logprobs += [_finite(entry.logprob) for entry in entries]
+        self._top += [_top_logprobs(entry) for entry in entries]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "tokens": self._tokens,
+            "token_logprobs": self._logprobs,
+            "top_logprobs": self._top,
+            "text_offset": self._starts,
+        }
+
+
+def joined(first: dict[str, Any], second: dict[str, Any] | None) -> dict[str, Any]:
+    """The log-probabilities of a text and of what follows it."""
+    if second is None:
+        return first
+    return {key: [*values, *second[key]] for key, values in first.items()}
+
+
+def _top_logprobs(entry: Logprob) -> dict[str, float]:
+    """The token and its rivals. Of tokens with the same text the most likely one counts."""
+    top = {_token(raw): _finite(value) for raw, value in reversed(entry.alternatives)}
+    top.setdefault(_token(entry.raw), _finite(entry.logprob))
+    return top
 
 
 def choice_json(

@@ -20,13 +20,13 @@ DEFAULT_MAX_TOKENS = 16
 _IDS_SCHEMA = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}
 PROMPT_SCHEMA = {
     "anyOf": [
-        {"type": "string", "minLength": 1},
+        {"type": "string"},
         _IDS_SCHEMA,
         {
             "type": "array",
             "minItems": 1,
             "maxItems": limits.MAX_PROMPTS.default,
-            "items": {"type": "string", "minLength": 1},
+            "items": {"type": "string"},
         },
         {
             "type": "array",
@@ -42,6 +42,8 @@ class CompletionRequest(GenerationFields):
     """Body of POST /v1/completions. null means the default, as if the key were absent."""
 
     prompt: Annotated[Any, WithJsonSchema(PROMPT_SCHEMA)]
+    # 0 runs the prompt and generates nothing: with echo and logprobs, it scores the prompt.
+    max_tokens: Annotated[int, Field(ge=0, le=limits.INT32_MAX)] | None = None
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=limits.MAX_COMPLETION_LOGPROBS.default)] | None = None
     best_of: Annotated[int, Field(ge=1, le=limits.MAX_CHOICES.default)] | None = None
@@ -61,8 +63,6 @@ class CompletionRequest(GenerationFields):
             raise fault("best_of", f"must be n, which is {self.n or 1}; got {self.best_of}")
         if self.suffix and self.echo:
             raise fault("echo", "not supported together with suffix")
-        if self.echo and self.logprobs is not None:
-            raise fault("echo", "not supported together with logprobs")
         return self
 
     @property
@@ -73,6 +73,16 @@ class CompletionRequest(GenerationFields):
     @property
     def num_logprobs(self) -> int:
         return -1 if self.logprobs is None else self.logprobs
+
+    @property
+    def scores_echo(self) -> bool:
+        """The prompt is given back with log-probabilities."""
+        return bool(self.echo) and self.logprobs is not None
+
+    @property
+    def num_prompt_logprobs(self) -> int:
+        echoed = self.num_logprobs if self.echo else -1
+        return max(super().num_prompt_logprobs, echoed)
 
 
 def parse_prompts(value: Any) -> tuple[Prompt, ...]:
@@ -90,7 +100,7 @@ def parse_prompts(value: Any) -> tuple[Prompt, ...]:
 
 def _prompt(value: Any, index: int | None) -> Prompt:
     which = "it" if index is None else f"prompt {index}"
-    if isinstance(value, str) and value:
+    if isinstance(value, str):
         return value
     if isinstance(value, list) and value:
         for item in value:
@@ -104,6 +114,6 @@ def _prompt(value: Any, index: int | None) -> Prompt:
         return tuple(value)
     raise PydanticCustomError(
         "prompt_type",
-        "must be text or token ids, or a list of one of them, and not empty; {which} is {seen}",
+        "must be text, or at least one token id, or a list of one of them; {which} is {seen}",
         {"which": which, "seen": show(value)},
     )

@@ -106,6 +106,10 @@ class GenerationFields(StrictModel):
     structured_outputs: Annotated[Any, WithJsonSchema(STRUCTURED_OUTPUTS_SCHEMA)] = None
 
     n: Annotated[int, Field(ge=1, le=limits.MAX_CHOICES.default)] | None = None
+    # Log-probabilities of the prompt's tokens, with so many alternatives, as in vLLM.
+    prompt_logprobs: Annotated[int, Field(ge=0, le=limits.MAX_PROMPT_LOGPROBS.default)] | None = (
+        None
+    )
     # Token ids of prompt and output beside their text, as in vLLM.
     return_token_ids: bool | None = None
     stream: bool | None = None
@@ -169,6 +173,8 @@ class GenerationFields(StrictModel):
             raise fault("structured_outputs", "not allowed together with response_format")
         if self.stream_options is not None and not self.stream:
             raise fault("stream_options", "only allowed together with stream: true")
+        if self.prompt_logprobs is not None and self.stream:
+            raise fault("prompt_logprobs", "not available together with stream: true")
         budget, least = self.token_budget, self.min_tokens or 0
         if budget is not None and least > budget:
             raise fault("min_tokens", f"must be at most max_tokens, which is {budget}; got {least}")
@@ -190,6 +196,11 @@ class GenerationFields(StrictModel):
     def num_logprobs(self) -> int:
         """Alternatives to report per token; -1 is no log-probabilities at all."""
         return -1
+
+    @property
+    def num_prompt_logprobs(self) -> int:
+        """The same of the prompt's tokens."""
+        return -1 if self.prompt_logprobs is None else self.prompt_logprobs
 
 
 def _bias_entry(key: str, value: Any) -> tuple[int, float]:

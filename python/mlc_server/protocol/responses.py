@@ -13,6 +13,10 @@ import orjson
 
 DONE_EVENT = b"data: [DONE]\n\n"
 
+# For each token of a prompt, what the model thought of it and of its rivals by token id; None for
+# the first.
+PromptLogprobs = list[dict[str, Any] | None]
+
 
 @dataclass(frozen=True, slots=True)
 class Logprob:
@@ -21,6 +25,8 @@ class Logprob:
     raw: bytes
     logprob: float
     alternatives: Sequence[tuple[bytes, float]] = ()
+    # The text does not show it.
+    hidden: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +120,7 @@ def completion(
     choices: Sequence[Choice],
     usage: Usage,
     prompt_ids: Sequence[int] | None = None,
+    prompt_logprobs: PromptLogprobs | None = None,
 ) -> bytes:
     """A whole ChatCompletionResponse; `prompt_ids` if return_token_ids asks for them."""
     body = {
@@ -125,7 +132,11 @@ def completion(
         "usage": usage.to_json(),
         "system_fingerprint": head.system_fingerprint,
     }
-    return orjson.dumps(body if prompt_ids is None else body | {"prompt_token_ids": prompt_ids})
+    if prompt_ids is not None:
+        body["prompt_token_ids"] = prompt_ids
+    if prompt_logprobs is not None:
+        body["prompt_logprobs"] = prompt_logprobs
+    return orjson.dumps(body)
 
 
 class ChunkWriter:

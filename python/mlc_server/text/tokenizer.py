@@ -54,6 +54,20 @@ class Tokenizer:
         encodings = self._inner.encode_batch_fast([text], add_special_tokens=add_special_tokens)
         return list(encodings[0].ids)
 
+    def encode_with_starts(
+        self, text: str, *, add_special_tokens: bool = False
+    ) -> tuple[list[int], list[int]]:
+        """The ids of encode(), and where in the text each begins: a token within a character where
+        that does, one that the tokenizer adds itself where the text is by then."""
+        encodings = self._inner.encode_batch([text], add_special_tokens=add_special_tokens)
+        starts, latest = [], 0
+        for (start, end), mask in zip(
+            encodings[0].offsets, encodings[0].special_tokens_mask, strict=True
+        ):
+            starts.append(latest if mask and end == 0 else start)
+            latest = end if end else latest
+        return list(encodings[0].ids), starts
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of ids, special tokens as they are written. Unknown ids are skipped."""
         text: str = self._inner.decode(list(token_ids), skip_special_tokens=False)

@@ -40,6 +40,7 @@ TEST(EngineConfigFieldsAreRefusedBeyondTheirBounds) {
       {"vocab_size", &EngineConfig::vocab_size, 10, kMaxVocabSize},
       {"draft_tokens_max", &EngineConfig::draft_tokens_max, 1, kMaxDraftTokens},
       {"ngram_max", &EngineConfig::ngram_max, 3, kMaxNgram},
+      {"scored_rows_max", &EngineConfig::scored_rows_max, 1, kMaxScoredRows},
       {"speculative_rows_max", &EngineConfig::speculative_rows_max, 1, kMaxSpeculativeRows},
   };
   for (const Case& each : cases) {

@@ -32,6 +32,15 @@ TEST(RequestFitsWhenOneTokenCanStillBeGenerated) {
                                          "the prompt has 32"));
 }
 
+TEST(RequestThatGeneratesNothingMayFillTheContext) {
+  Request request = PromptOf(32);
+  request.sampling.max_tokens = 0;
+  EXPECT_FALSE(request.Validate(SmallConfig()).has_value());
+  request.prompt_ids.push_back(1);
+  EXPECT_EQ(request.Validate(SmallConfig())->message,
+            std::string("prompt must fit 32 tokens, but the prompt has 33"));
+}
+
 TEST(RequestMustFitThePoolToo) {
   EngineConfig config = SmallConfig();
   config.num_pages = 2;

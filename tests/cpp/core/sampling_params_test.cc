@@ -64,14 +64,16 @@ TEST(SamplingNumbersAreAcceptedUpToTheirBoundsAndRefusedBeyond) {
       {[](auto* p) { p->top_logprobs = 20; }, "", "", ""},
       {[](auto* p) { p->top_logprobs = 21; }, "top_logprobs", "[-1, 20]", "21"},
       {[](auto* p) { p->top_logprobs = -2; }, "top_logprobs", "[-1, 20]", "-2"},
+      {[](auto* p) { p->prompt_logprobs = 20; }, "", "", ""},
+      {[](auto* p) { p->prompt_logprobs = 21; }, "prompt_logprobs", "[-1, 20]", "21"},
   });
 }
 
 TEST(TokenLimitsAreChecked) {
   Expect({
       {[](auto* p) { p->max_tokens = 1; }, "", "", ""},
-      {[](auto* p) { p->max_tokens = 0; }, "max_tokens", "[1, 2147483647]", "0"},
-      {[](auto* p) { p->max_tokens = -2; }, "max_tokens", "[1, 2147483647]", "-2"},
+      {[](auto* p) { p->max_tokens = 0; }, "", "", ""},
+      {[](auto* p) { p->max_tokens = -2; }, "max_tokens", "[0, 2147483647]", "-2"},
       {[](auto* p) { p->min_tokens = INT32_MAX; }, "", "", ""},
       {[](auto* p) { p->min_tokens = -1; }, "min_tokens", "[0, 2147483647]", "-1"},
       {[](auto* p) { p->max_tokens = p->min_tokens = 5; }, "", "", ""},

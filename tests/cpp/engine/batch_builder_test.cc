@@ -52,6 +52,26 @@ TEST(BatchBuilderLaysDraftsOutAfterTheirToken) {
   EXPECT_THROW(BuildModelInput(batch, 4, &input), InvariantError);
 }
 
+TEST(BatchBuilderPutsScoredRowsBeforeTheLast) {
+  Sequence decoding = MakeSequence({20, 21}, {5});
+  Sequence scored = MakeSequence({10, 11, 12, 13, 14, 15}, {7, 3});
+  Batch batch;
+  batch.entries = {{&decoding, 1, 1, true}, {&scored, 1, 5, true, 0, 2, 3}};
+  ModelInput input;
+  BuildModelInput(batch, 4, &input);
+  EXPECT_EQ(input.token_ids, (std::vector<int32_t>{21, 11, 12, 13, 14, 15}));
+  EXPECT_EQ(input.logit_rows, (std::vector<int32_t>{0, 2, 3, 4, 5}));
+  batch.entries = {{&scored, 1, 3, false, 0, 1, 3}};
+  BuildModelInput(batch, 4, &input);
+  EXPECT_EQ(input.logit_rows, (std::vector<int32_t>{0, 1, 2}));
+  batch.entries = {{&scored, 1, 3, false, 0, 0, 2}};  // token 0 does not run
+  EXPECT_THROW(BuildModelInput(batch, 4, &input), InvariantError);
+  batch.entries = {{&scored, 1, 3, false, 0, 2, 3}};  // nor does token 4
+  EXPECT_THROW(BuildModelInput(batch, 4, &input), InvariantError);
+  batch.entries = {{&scored, 1, 5, true, 0, 2, 4}};  // nothing follows token 5
+  EXPECT_THROW(BuildModelInput(batch, 4, &input), InvariantError);
+}
+
 TEST(BatchBuilderNamesOnlyPagesInUse) {
   Sequence sequence = MakeSequence(std::vector<int32_t>(12, 5), {1, 2, 3});
   Batch batch;

@@ -46,7 +46,7 @@ void RunAllAtOnce(Harness* harness, const std::vector<Request>& requests) {
 }
 
 TEST(ReferenceHasEveryKindOfEnd) {
-  int32_t stop = 0, stop_id = 0, stop_string = 0, length = 0, context_full = 0;
+  int32_t stop = 0, stop_id = 0, stop_string = 0, length = 0, context_full = 0, scored = 0;
   for (const auto& [key, outcome] : ReferenceOutcomes()) {
     EXPECT_EQ(outcome.num_ends, 1);
     EXPECT_NE(outcome.finish_reason, FinishReason::kError);
@@ -54,6 +54,7 @@ TEST(ReferenceHasEveryKindOfEnd) {
     stop_string += outcome.stop_string.empty() ? 0 : 1;
     stop += outcome.finish_reason == FinishReason::kStop ? 1 : 0;
     length += outcome.finish_reason == FinishReason::kLength ? 1 : 0;
+    scored += outcome.prompt_logprobs.empty() ? 0 : 1;
     context_full += outcome.prompt_tokens + outcome.completion_tokens == 128 ? 1 : 0;
   }
   EXPECT_GT(stop_id, 20);
@@ -61,6 +62,7 @@ TEST(ReferenceHasEveryKindOfEnd) {
   EXPECT_GT(stop - stop_id - stop_string, 20);  // EOS
   EXPECT_GT(length, 20);
   EXPECT_GT(context_full, 10);
+  EXPECT_GT(scored, 200);
 }
 
 TEST(AllAtOnceEqualsAlone) {
@@ -87,10 +89,20 @@ TEST(TinyPrefillChunksEqualWholePrompts) {
   }
 }
 
+TEST(FewScoredRowsEqualMany) {
+  for (const int32_t rows : {1, 3, 16}) {
+    EngineConfig config = SmallConfig();
+    config.scored_rows_max = rows;
+    Harness harness(config);
+    RunAllAtOnce(&harness, RandomRequests(7, kNumRequests));
+  }
+}
+
 TEST(PreemptionChangesNothing) {
   for (const int32_t num_pages : {32, 40, 64}) {  // 32 pages: one full context
     EngineConfig config = SmallConfig();
     config.num_pages = num_pages;
+    config.scored_rows_max = 8;
     Harness harness(config);
     RunAllAtOnce(&harness, RandomRequests(7, kNumRequests));
     EXPECT_GT(harness.engine().Stats().preemptions, 50);

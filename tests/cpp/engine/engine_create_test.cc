@@ -30,6 +30,9 @@ TEST(CreateRefusesLimitsTheModelDoesNotFit) {
   options.max_logit_rows = 15;
   EXPECT_EQ(CreateError(SmallConfig(), options).message,
             "must be at most the model's logit rows, 15, got 16");
+  options.max_logit_rows = 79;
+  EXPECT_EQ(CreateError(SmallConfig(), options).message,
+            "must be at most the model's logit rows less max_batch_size, 63, got 64");
   config = SmallConfig();
   config.num_pages = 0;
   EXPECT_EQ(CreateError(config).param, "num_pages");

@@ -13,6 +13,11 @@ void Outcome::Add(const OutputItem& item) {
   text += item.text;
   token_ids.insert(token_ids.end(), item.token_ids.begin(), item.token_ids.end());
   logprobs.insert(logprobs.end(), item.logprobs.begin(), item.logprobs.end());
+  // The prompt's come before the output's first token or with it, and from one choice.
+  EXPECT_TRUE(item.prompt_logprobs.empty() ||
+              (item.choice == 0 && token_ids.size() == item.token_ids.size()));
+  prompt_logprobs.insert(prompt_logprobs.end(), item.prompt_logprobs.begin(),
+                         item.prompt_logprobs.end());
   finish_reason = item.finish_reason;
   stop_token_id = item.stop_token_id;
   stop_string = item.stop_string;
@@ -32,22 +37,23 @@ static bool Equal(const TokenLogprob& a, const TokenLogprob& b) {
 }
 
 static bool Equal(const TokenLogprobs& a, const TokenLogprobs& b) {
-  return Equal(a.token, b.token) &&
+  return Equal(a.token, b.token) && a.rank == b.rank &&
          std::equal(a.alternatives.begin(), a.alternatives.end(), b.alternatives.begin(),
                     b.alternatives.end(),
                     [](const TokenLogprob& x, const TokenLogprob& y) { return Equal(x, y); });
 }
 
-static bool Equal(const std::vector<TokenLogprobs>& a, const std::vector<TokenLogprobs>& b) {
+bool Equal(const std::vector<TokenLogprobs>& a, const std::vector<TokenLogprobs>& b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end(),
                     [](const TokenLogprobs& x, const TokenLogprobs& y) { return Equal(x, y); });
 }
 
 bool operator==(const Outcome& a, const Outcome& b) {
   return a.text == b.text && a.token_ids == b.token_ids && Equal(a.logprobs, b.logprobs) &&
-         a.finish_reason == b.finish_reason && a.stop_token_id == b.stop_token_id &&
-         a.stop_string == b.stop_string && a.error == b.error &&
-         a.prompt_tokens == b.prompt_tokens && a.completion_tokens == b.completion_tokens;
+         Equal(a.prompt_logprobs, b.prompt_logprobs) && a.finish_reason == b.finish_reason &&
+         a.stop_token_id == b.stop_token_id && a.stop_string == b.stop_string &&
+         a.error == b.error && a.prompt_tokens == b.prompt_tokens &&
+         a.completion_tokens == b.completion_tokens;
 }
 
 std::ostream& operator<<(std::ostream& out, const Outcome& outcome) {
@@ -154,6 +160,7 @@ Request GreedyRequest(RequestId id, std::vector<int32_t> prompt_ids, int32_t max
 
 std::vector<Request> RandomRequests(uint64_t seed, int32_t count) {
   std::mt19937_64 random(seed);
+  std::mt19937_64 scoring(seed + 1);
   const auto below = [&](int32_t limit) { return static_cast<int32_t>(random() % limit); };
   std::vector<Request> requests;
   for (int32_t idx = 0; idx < count; ++idx) {
@@ -174,6 +181,7 @@ std::vector<Request> RandomRequests(uint64_t seed, int32_t count) {
     sampling.frequency_penalty = below(3) == 0 ? 0.25 : 0.0;
     sampling.min_tokens = below(3) == 0 ? below(sampling.max_tokens) : 0;
     sampling.top_logprobs = below(4) - 1;
+    sampling.prompt_logprobs = scoring() % 3 == 0 ? static_cast<int32_t>(scoring() % 4) : -1;
     sampling.max_tokens = below(10) == 0 ? -1 : sampling.max_tokens;
     if (below(3) == 0) {
       sampling.stop = {std::string(1, static_cast<char>('a' + below(26))), "xy", "\xc3\xa9"};

@@ -21,6 +21,7 @@ struct Outcome {
   std::string text;
   std::vector<int32_t> token_ids;
   std::vector<TokenLogprobs> logprobs;
+  std::vector<TokenLogprobs> prompt_logprobs;
   FinishReason finish_reason = FinishReason::kNone;
   int32_t stop_token_id = -1;
   std::string stop_string;
@@ -32,6 +33,7 @@ struct Outcome {
   void Add(const OutputItem& item);
 };
 
+bool Equal(const std::vector<TokenLogprobs>& a, const std::vector<TokenLogprobs>& b);
 bool operator==(const Outcome& a, const Outcome& b);
 std::ostream& operator<<(std::ostream& out, const Outcome& outcome);
 
@@ -72,7 +74,8 @@ class Harness {
 // A request for `max_tokens` greedy tokens after `prompt_ids`, EOS ignored.
 Request GreedyRequest(RequestId id, std::vector<int32_t> prompt_ids, int32_t max_tokens);
 
-// Requests of every kind: greedy and sampled, penalties, bias, n, logprobs, stops, priorities. The
+// Requests of every kind: greedy and sampled, penalties, bias, n, logprobs of output
+// and prompt, stops, priorities. The
 // same `seed` gives the same requests; ids are 1 to `count`.
 std::vector<Request> RandomRequests(uint64_t seed, int32_t count);
 

@@ -225,6 +225,42 @@ TEST(LogprobsAreOfTheRawDistribution) {
   }
 }
 
+// Whatever token is asked about, the answer is what Sample() would have reported of it.
+TEST(ScoresAreTheLogprobsOfADraw) {
+  std::mt19937 random(3);
+  for (const int32_t size : {1, 7, 128, 1000}) {
+    const std::vector<float> row = MakeRow(RowShape::kModel, size, &random);
+    Sampler sampler(size);
+    for (int32_t id = 0; id < size; id += 1 + size / 20) {
+      SamplingParams params = Greedy();
+      params.top_logprobs = 4;
+      params.logit_bias = {{id, 100.0f}};  // so that it is drawn
+      const SampleResult drawn = sampler.Sample(row.data(), params, {}, 0, 0, {});
+      EXPECT_EQ(drawn.token_id, id);
+      const TokenLogprobs score = sampler.Score(row.data(), id, 4);
+      EXPECT_EQ(score.token.token_id, id);
+      EXPECT_EQ(score.token.logprob, drawn.logprob.logprob);
+      EXPECT_EQ(score.alternatives.size(), drawn.alternatives.size());
+      for (size_t rank = 0; rank < score.alternatives.size(); ++rank) {
+        EXPECT_EQ(score.alternatives[rank].token_id, drawn.alternatives[rank].token_id);
+        EXPECT_EQ(score.alternatives[rank].logprob, drawn.alternatives[rank].logprob);
+      }
+    }
+  }
+}
+
+TEST(RanksCountTiesByLowerId) {
+  const std::vector<float> row = {2.0f, 5.0f, 2.0f, 7.0f, 5.0f};
+  Sampler sampler(5);
+  std::vector<int32_t> ranks;
+  for (int32_t id = 0; id < 5; ++id) {
+    ranks.push_back(sampler.Score(row.data(), id, 0).rank);
+  }
+  EXPECT_EQ(ranks, (std::vector<int32_t>{4, 2, 5, 1, 3}));
+  EXPECT_TRUE(sampler.Score(row.data(), 0, 0).alternatives.empty());
+  EXPECT_THROW(sampler.Score(row.data(), 5, 0), InvariantError);
+}
+
 TEST(LogprobEdgeCases) {
   SamplingParams params = Greedy();
   EXPECT_TRUE(SampleOnce({0.0f, 0.0f}, params).alternatives.empty());

@@ -13,8 +13,9 @@ namespace mlc_server::testing {
 // A scheduler with its pool and sequences, stepped by hand.
 class SchedulerHarness {
  public:
-  SchedulerHarness(int32_t num_pages, int32_t max_batch_size, int32_t prefill_chunk_size)
-      : config_(Config(num_pages, max_batch_size, prefill_chunk_size)),
+  SchedulerHarness(int32_t num_pages, int32_t max_batch_size, int32_t prefill_chunk_size,
+                   int32_t scored_rows_max = 64)
+      : config_(Config(num_pages, max_batch_size, prefill_chunk_size, scored_rows_max)),
         pool(num_pages),
         scheduler(config_, &pool) {}
 
@@ -30,9 +31,10 @@ class SchedulerHarness {
   }
 
   // Adds the next sequence (ids from 1), or one with an id of the caller's.
-  Sequence* Add(std::shared_ptr<const Request> request, SequenceId id = 0) {
+  Sequence* Add(std::shared_ptr<const Request> request, SequenceId id = 0, int32_t choice = 0) {
     sequences_.push_back(std::make_unique<Sequence>());
     Sequence* sequence = sequences_.back().get();
+    sequence->choice = choice;
     sequence->id = id != 0 ? id : sequences_.size();
     sequence->tokens = request->prompt_ids;
     sequence->request = std::move(request);
@@ -64,13 +66,14 @@ class SchedulerHarness {
   }
 
  private:
-  static EngineConfig Config(int32_t num_pages, int32_t max_batch_size,
-                             int32_t prefill_chunk_size) {
+  static EngineConfig Config(int32_t num_pages, int32_t max_batch_size, int32_t prefill_chunk_size,
+                             int32_t scored_rows_max) {
     EngineConfig config;
     config.page_size = kPageSize;
     config.num_pages = num_pages;
     config.max_batch_size = max_batch_size;
     config.prefill_chunk_size = prefill_chunk_size;
+    config.scored_rows_max = scored_rows_max;
     return config;
   }
 
@@ -82,13 +85,17 @@ class SchedulerHarness {
   Scheduler scheduler;
 };
 
-// "id:first+count" of every entry, "!" where logits are wanted, in the order of the batch.
+// "id:first+count" of every entry, its scored tokens as "(first+count)", "!" where logits are
+// wanted, in the order of the batch.
 inline std::string Describe(const Batch& batch) {
   std::string text;
   for (const BatchEntry& entry : batch.entries) {
     text += (text.empty() ? "" : " ") + std::to_string(entry.sequence->id) + ":" +
             std::to_string(entry.first_token) + "+" + std::to_string(entry.num_tokens) +
             (entry.num_drafts > 0 ? "+" + std::to_string(entry.num_drafts) + "d" : "") +
+            (entry.num_scored > 0 ? "(" + std::to_string(entry.first_scored) + "+" +
+                                        std::to_string(entry.num_scored) + ")"
+                                  : "") +
             (entry.wants_logits ? "!" : "");
   }
   return text;

@@ -20,6 +20,8 @@ void SimulationStats::Add(const SimulationStats& other) {
   drafts += other.drafts;
   drafts_kept += other.drafts_kept;
   draft_pages += other.draft_pages;
+  scored += other.scored;
+  waits_for_scores += other.waits_for_scores;
   trace = ExtendPrefixHash(trace ^ other.trace, 0);
 }
 
@@ -46,6 +48,8 @@ void Simulation::DrawConfig() {
   choices_chance_ = Chance(0.3) ? 0.0 : 0.5;
   draft_chance_ = Chance(0.3) ? 0.0 : 0.7;
   config_.speculative_rows_max = Draw(1, 24);
+  score_chance_ = Chance(0.5) ? 0.0 : Draw(1, 10) / 10.0;
+  config_.scored_rows_max = Draw(1, 20);
   num_priorities_ = Chance(0.5) ? 1 : 3;
   max_live_ = Draw(1, 32);
 }
@@ -89,6 +93,7 @@ void Simulation::Arrive() {
   }
   request->num_choices = Chance(choices_chance_) ? Draw(2, 6) : 1;
   request->priority = Draw(0, num_priorities_ - 1);
+  request->sampling.prompt_logprobs = Chance(score_chance_) ? 0 : -1;
   const auto prompt_length = static_cast<int32_t>(request->prompt_ids.size());
   for (int32_t choice = 0; choice < request->num_choices; ++choice) {
     Live live;
@@ -143,6 +148,7 @@ void Simulation::Step(bool eventful) {
   CheckOwners();
   CheckEntries(batch);
   CheckDrafts(batch);
+  CheckScores(batch);
   CheckPreempted(batch);
   CheckProgress(batch);
   CheckWorkIsConserved(batch);
@@ -160,6 +166,7 @@ void Simulation::Step(bool eventful) {
   for (const BatchEntry& entry : surviving.entries) {
     EXPECT_EQ(entry.sequence->computed, entry.first_token + entry.num_tokens);
     EXPECT_EQ(entry.sequence->in_flight, 0);
+    EXPECT_EQ(entry.sequence->scored, Find(entry.sequence)->scored);
   }
   AppendTokens(surviving);
   scheduler_->CheckIntegrity();
@@ -200,6 +207,8 @@ void Simulation::RunModel(const Batch& batch) {
       prefix_hash = ExtendPrefixHash(prefix_hash, entry.sequence->drafts[draft]);
       kv_->Write(*entry.sequence, end + draft, prefix_hash, *pool_, stats_.steps);
     }
+    Find(entry.sequence)->scored += entry.num_scored;
+    stats_.scored += entry.num_scored;
     stats_.drafts += entry.num_drafts;
     stats_.draft_pages += PagesFor(end + entry.num_drafts) - PagesFor(end);
     stats_.trace = ExtendPrefixHash(stats_.trace, static_cast<int32_t>(entry.sequence->id));

@@ -27,13 +27,15 @@ struct SimulationStats {
   int64_t drafts = 0;            // that ran
   int64_t drafts_kept = 0;
   int64_t draft_pages = 0;  // taken for drafts alone
-  uint64_t trace = 0;       // hash of every batch, pages included
+  int64_t scored = 0;
+  int64_t waits_for_scores = 0;  // steps in which a sequence lacked rows to be scored
+  uint64_t trace = 0;            // hash of every batch, pages included
   void Add(const SimulationStats& other);
 };
 
 // Drives a Scheduler and a PagePool as an engine would, with everything drawn from `seed`: sizes of
 // the pool and of the batch, arrivals, prompt and output lengths, priorities, choices,
-// cancellations, drafts and failing allocations. Checks every step against the contract in
+// cancellations, drafts, scores and failing allocations. Checks every step against the contract in
 // scheduler.h and every slot that a step reads against ShadowKv. A broken expectation throws.
 class Simulation {
  public:
@@ -49,6 +51,7 @@ class Simulation {
     std::unique_ptr<Sequence> sequence;
     std::vector<uint64_t> prefix_hashes;  // [length] of tokens[0, i]
     int32_t final_length = 0;             // it ends when it has this many tokens
+    int32_t scored = 0;                   // prompt tokens whose logits have been asked for
     bool was_running = false;             // before this step's Schedule()
     int32_t was_lacking = 0;              // tokens it lacked then
   };
@@ -65,9 +68,10 @@ class Simulation {
 
   void CheckEntries(const Batch& batch) const;
   void CheckDrafts(const Batch& batch) const;
+  void CheckScores(const Batch& batch) const;
   void CheckPreempted(const Batch& batch) const;
   void CheckProgress(const Batch& batch) const;
-  void CheckWorkIsConserved(const Batch& batch) const;
+  void CheckWorkIsConserved(const Batch& batch);
   void CheckSharing(const Batch& batch);
   void CheckOwners() const;
 
@@ -80,6 +84,7 @@ class Simulation {
   bool Chance(double probability);
   int32_t PagesFor(int32_t num_tokens) const;
   int32_t SharedPages(const Sequence& sequence) const;
+  int32_t NumToScore(const Sequence& sequence) const;
   int32_t max_running() const;
   bool Before(const Sequence& a, const Sequence& b) const;
 
@@ -91,6 +96,7 @@ class Simulation {
   double fault_chance_ = 0;
   double choices_chance_ = 0;
   double draft_chance_ = 0;
+  double score_chance_ = 0;
   int32_t num_priorities_ = 1;
   int32_t max_live_ = 0;
   std::unique_ptr<PagePool> pool_;

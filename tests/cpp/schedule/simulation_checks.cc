@@ -52,6 +52,23 @@ void Simulation::CheckDrafts(const Batch& batch) const {
   EXPECT_TRUE(num_drafts == 0 || batch.num_tokens <= config_.speculative_rows_max);
 }
 
+// Prompt tokens that run are scored in order, each once, all of them by the time that the prompt
+// has run, and not more in a step than there are rows for.
+void Simulation::CheckScores(const Batch& batch) const {
+  int32_t num_scored = 0;
+  for (const BatchEntry& entry : batch.entries) {
+    const Sequence& sequence = *entry.sequence;
+    const int32_t scored_before = Find(&sequence)->scored;
+    const int32_t end = std::min(entry.first_token + entry.num_tokens, NumToScore(sequence));
+    EXPECT_LE(std::min(entry.first_token, NumToScore(sequence)), scored_before);
+    EXPECT_EQ(entry.num_scored, std::max(0, end - scored_before));
+    EXPECT_TRUE(entry.num_scored == 0 || entry.first_scored == scored_before);
+    EXPECT_TRUE(!entry.wants_logits || scored_before + entry.num_scored == NumToScore(sequence));
+    num_scored += entry.num_scored;
+  }
+  EXPECT_LE(num_scored, config_.scored_rows_max);
+}
+
 // Only running sequences are preempted, they lose everything, and nobody after them runs.
 void Simulation::CheckPreempted(const Batch& batch) const {
   for (const Sequence* sequence : batch.preempted) {
@@ -86,8 +103,8 @@ void Simulation::CheckProgress(const Batch& batch) const {
 }
 
 // Where everybody fits, nobody is preempted, and nobody waits while tokens are left, but for a
-// sibling's prompt.
-void Simulation::CheckWorkIsConserved(const Batch& batch) const {
+// sibling's prompt, or for rows to be scored when all are taken.
+void Simulation::CheckWorkIsConserved(const Batch& batch) {
   size_t pages = live_.size();
   for (const Live& live : live_) {
     pages += PagesFor(live.sequence->length());
@@ -99,22 +116,32 @@ void Simulation::CheckWorkIsConserved(const Batch& batch) const {
   }
   EXPECT_TRUE(batch.preempted.empty());
   int32_t num_tokens = 0;  // drafts are no excuse
+  int32_t num_scored = 0;
   for (const BatchEntry& entry : batch.entries) {
     num_tokens += entry.num_tokens;
+    num_scored += entry.num_scored;
   }
   if (num_tokens == config_.prefill_chunk_size) {
     return;
   }
   for (const Live& live : live_) {
     const Sequence& sequence = *live.sequence;
+    if (num_scored == config_.scored_rows_max &&
+        sequence.computed + sequence.in_flight < NumToScore(sequence) &&
+        sequence.computed + sequence.in_flight >= live.scored) {
+      ++stats_.waits_for_scores;
+      continue;
+    }
     if (sequence.state == SequenceState::kRunning) {
       EXPECT_EQ(sequence.in_flight, sequence.num_uncomputed());
       continue;
     }
     bool prompt_is_pending = false;
     for (const Live& other : live_) {
+      const bool waits_for_scores =
+          num_scored == config_.scored_rows_max && other.scored < NumToScore(*other.sequence);
       prompt_is_pending |= other.sequence->request == sequence.request &&
-                           other.sequence->state == SequenceState::kRunning &&
+                           (other.sequence->state == SequenceState::kRunning || waits_for_scores) &&
                            Before(*other.sequence, sequence) &&
                            other.sequence->computed < SharedPages(sequence) * config_.page_size;
     }
@@ -195,6 +222,12 @@ int32_t Simulation::PagesFor(int32_t num_tokens) const {
 // Whole pages of the prompt without its last token.
 int32_t Simulation::SharedPages(const Sequence& sequence) const {
   return (sequence.prompt_length() - 1) / config_.page_size;
+}
+
+// The first choice of a request that asks for it scores all of the prompt but its last token.
+int32_t Simulation::NumToScore(const Sequence& sequence) const {
+  const bool scores = sequence.choice == 0 && sequence.request->sampling.prompt_logprobs >= 0;
+  return scores ? sequence.prompt_length() - 1 : 0;
 }
 
 int32_t Simulation::max_running() const {

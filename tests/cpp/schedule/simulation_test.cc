@@ -53,6 +53,8 @@ TEST(SimulationKeepsTheSchedulersContract) {
   EXPECT_GT(total.drafts, 10 * count);
   EXPECT_GT(total.drafts_kept, count);
   EXPECT_GT(total.draft_pages, count);
+  EXPECT_GT(total.scored, 10 * count);
+  EXPECT_GT(total.waits_for_scores, count);
 }
 
 TEST(SimulationIsDeterministic) {

@@ -132,7 +132,9 @@ def test_logprobs_are_parallel_lists_with_offsets(client: openai.OpenAI) -> None
     ("body", "param"),
     [
         ({}, "prompt"),
-        ({"prompt": ""}, "prompt"),
+        ({"prompt": ""}, "prompt"),  # this tokenizer puts nothing before a text
+        ({"prompt": ["a", ""]}, "prompt"),
+        ({"prompt": None}, "prompt"),
         ({"prompt": []}, "prompt"),
         ({"prompt": [[]]}, "prompt"),
         ({"prompt": [1, "a"]}, "prompt"),
@@ -148,8 +150,7 @@ def test_logprobs_are_parallel_lists_with_offsets(client: openai.OpenAI) -> None
         ({"prompt": "a", "best_of": 2}, "best_of"),
         ({"prompt": "a", "logprobs": 6}, "logprobs"),
         ({"prompt": "a", "logprobs": True}, "logprobs"),
-        ({"prompt": "a", "logprobs": 1, "echo": True}, "echo"),
-        ({"prompt": "a", "max_tokens": 0}, "max_tokens"),
+        ({"prompt": "a", "max_tokens": -1}, "max_tokens"),
         ({"prompt": "a", "n": 17}, "n"),
     ],
 )

@@ -51,14 +51,14 @@ def test_a_request_comes_out_token_by_token(make_core: MakeCore) -> None:
     assert "".join(item[2] for item in items) == "".join(map(chr, token_ids))
     logprobs = [entry for item in items for entry in item[4]]
     assert [entry[0] for entry in logprobs] == token_ids
-    for token_id, logprob, alternatives in logprobs:
+    for token_id, logprob, alternatives, _ in logprobs:
         assert len(alternatives) == 2
         assert alternatives[0] == (token_id, logprob)  # greedy draws the most likely
         assert alternatives[1][1] <= logprob < 0
     assert items[-1][5:10] == ("length", None, 3, 5, None)
-    ((queue_s,),) = [item[10] for item in items if item[10] is not None]
+    ((queue_s, _),) = [item[10] for item in items if item[10] is not None]
     assert 0 <= queue_s < 20
-    assert items[0][10] == (queue_s,)
+    assert items[0][10] == (queue_s, None)
 
 
 def test_prompt_bytes_equal_prompt_list(make_core: MakeCore) -> None:
