@@ -175,7 +175,8 @@ def test_wake_ups_coalesce_while_nobody_reads(make_core: MakeCore) -> None:
 
 
 def test_a_dead_engine_answers_everyone_and_says_why(make_core: MakeCore) -> None:
-    core = make_core(runner={"throw_at_step": 3})
+    # Steps long enough for all requests to be in before the one that fails.
+    core = make_core(runner={"throw_at_step": 3, "step_ns": 50_000_000})
     assert core.health() == "not started"
     core.start()
     assert core.health() == "ok"
