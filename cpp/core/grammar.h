@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 
@@ -7,7 +8,7 @@
 
 namespace mlc_server {
 
-// Follows one output through a grammar. Used by one thread at a time.
+// Follows one output through a grammar. Used by one thread at a time, Cancel() excepted.
 // After an error every later call fails: the output cannot go on.
 class GrammarMatcher {
  public:
@@ -20,6 +21,8 @@ class GrammarMatcher {
   virtual Status Consume(int32_t token_id) = 0;
   // Nothing but the end may follow.
   virtual bool IsComplete() const = 0;
+  // From any thread: the call under way, and every later one, fails soon.
+  virtual void Cancel() = 0;
 };
 
 // What an output must match. Immutable and shared by requests and threads.
@@ -28,6 +31,13 @@ class Grammar {
   virtual ~Grammar() = default;
   // A matcher at the beginning of an output. Never null; its first call reports a failure.
   virtual std::unique_ptr<GrammarMatcher> NewMatcher() const = 0;
+
+  // Whether following it has ever taken so long that nobody should wait for it.
+  bool is_slow() const { return is_slow_; }
+  void NoteSlow() const { is_slow_ = true; }
+
+ private:
+  mutable std::atomic<bool> is_slow_{false};
 };
 
 }  // namespace mlc_server

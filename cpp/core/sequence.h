@@ -19,7 +19,7 @@ enum class SequenceState {
 
 // One continuation being generated: choice `choice` of `request`.
 // Only the scheduler changes `state`, `pages`, `computed`, `in_flight`, `drafts_in_flight` and
-// `scored`; only the engine appends to `tokens` and sets `drafts`, and only between
+// `scored`; only the engine appends to `tokens` and sets `drafts` and `held`, and only between
 // Scheduler::Commit() and the next Schedule().
 struct Sequence {
   SequenceId id = 0;  // order of arrival; unique for the life of the engine
@@ -30,6 +30,8 @@ struct Sequence {
   int32_t computed = 0;         // KV of tokens[0, computed) is in `pages`
   // Tokens after `computed` that the step now running computes; 0 between steps.
   int32_t in_flight = 0;
+  // The engine keeps it out of steps for now: what it needs besides the model is not there yet.
+  bool held = false;
   std::vector<int32_t> drafts;  // guesses of the tokens after `tokens`; may be run along with them
   // Drafts that the step runs after the `in_flight` tokens, until Scheduler::KeepDrafts().
   int32_t drafts_in_flight = 0;
@@ -49,6 +51,7 @@ struct Sequence {
   int32_t num_to_score() const {
     return choice == 0 && request->sampling.prompt_logprobs >= 0 ? prompt_length() - 1 : 0;
   }
+  bool decodes() const { return num_uncomputed() == 1 && !held; }
 };
 
 }  // namespace mlc_server

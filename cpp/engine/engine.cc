@@ -1,5 +1,6 @@
 #include "engine/engine.h"
 
+#include <algorithm>
 #include <exception>
 #include <utility>
 
@@ -13,8 +14,18 @@ namespace {
 // Steps in a row that may find work and nothing to run. The scheduler promises the first sequence a
 // token in every step unless an allocation fails, so more than a few are a bug.
 constexpr int32_t kMaxStalls = 16;
+// How long a step may wait for grammars: the time that most of them take, and this part of the time
+// the step has taken so far.
+constexpr std::chrono::microseconds kLeastMaskWait{200};
+constexpr int kMaskWaitFraction = 16;
+// In a step of this many outputs one row more or less is worth waiting for.
+constexpr size_t kFewEntries = 2;
 constexpr char kShutdownError[] = "the server is shutting down";
 constexpr char kDeadError[] = "the engine stopped because of an internal error";
+
+GrammarWorkers::Clock::time_point GrammarDeadline(std::chrono::nanoseconds from_now) {
+  return GrammarWorkers::Clock::now() + from_now;
+}
 
 }  // namespace
 
@@ -43,6 +54,7 @@ Engine::Engine(std::shared_ptr<ModelRunner> runner, std::shared_ptr<const Vocabu
       vocabulary_(std::move(vocabulary)),
       clock_(std::move(clock)),
       inbox_(config.max_queue_size),
+      grammar_workers_([this] { inbox_.Wake(); }),
       pool_(config.num_pages),
       scheduler_(config, &pool_),
       sampler_(config.vocab_size) {
@@ -118,6 +130,7 @@ void Engine::Shutdown() { End(State::kStopped, "", kShutdownError); }
 bool Engine::RunStep() {
   TakeCommands();
   ReserveOutput();
+  SettleAll({});
   const Batch batch = scheduler_.Schedule();
   stats_.preemptions += static_cast<int64_t>(batch.preempted.size());
   if (batch.entries.empty()) {
@@ -133,12 +146,20 @@ bool Engine::RunStep() {
       << "asked for " << input_.logit_rows.size() << " x " << config_.vocab_size << " logits, got "
       << logits.rows << " x " << logits.vocab_size;
   scheduler_.Commit(batch);
+  mask_deadline_ = GrammarDeadline(
+      std::chrono::nanoseconds(clock_->NowNs() - start_ns) / kMaskWaitFraction + kLeastMaskWait);
   Deliver(batch, logits);
+  // Else a row of the next step is lost to each of them that has ended.
+  const bool few = batch.entries.size() <= kFewEntries;
+  SettleAll(few ? GrammarDeadline(kLeastMaskWait) : GrammarWorkers::Clock::time_point());
   CountStep(batch, clock_->NowNs() - start_ns);
   return true;
 }
 
 bool Engine::NoteEmptyBatch() {
+  if (!following_.empty()) {
+    return false;  // woken when one of them can go on
+  }
   const bool has_work = scheduler_.num_waiting() + scheduler_.num_running() > 0;
   num_stalls_ = has_work ? num_stalls_ + 1 : 0;
   MLC_CHECK(num_stalls_ <= kMaxStalls) << "nothing can run although " << scheduler_.num_waiting()
@@ -184,8 +205,8 @@ OpenRequest* Engine::Open(const Command& command) {
   owned->request = request;
   owned->arrival_ns = command.arrival_ns;
   for (int32_t choice = 0; choice < request->num_choices; ++choice) {
-    owned->choices.push_back(std::make_unique<Generation>(request, choice, next_sequence_id_++,
-                                                          vocabulary_.get(), config_));
+    owned->choices.push_back(std::make_unique<Generation>(
+        request, choice, next_sequence_id_++, vocabulary_.get(), config_, &grammar_workers_));
   }
   owned->num_open = request->num_choices;
   OpenRequest* open = owned.get();
@@ -215,6 +236,7 @@ void Engine::Report(Generation* generation, OutputItem item) {
 
 void Engine::FinishChoice(Generation* generation, OutputItem item) {
   scheduler_.Remove(generation);
+  StopFollowing(generation);
   CountFinish(item.finish_reason);
   Report(generation, std::move(item));
   OpenRequest* open = Find(generation->request->id);

@@ -89,11 +89,28 @@ class Engine {
   void Deliver(const Batch& batch, const LogitsView& logits);
   // `logits` are the entry's rows: see BuildModelInput().
   void DeliverEntry(const BatchEntry& entry, const float* logits);
+  // Reports `item` if it has news of the prompt, and nothing besides.
+  void ReportPrompt(Generation* generation, OutputItem item);
   // Appends what the rows of the entry's scored tokens say. Throws std::runtime_error, for the
   // client to read.
   void Score(const BatchEntry& entry, const float* logits, OutputItem* item);
   // `logits` are those of the last token and of the `num_drafts` drafts after it.
   void Advance(Generation* generation, int32_t num_drafts, const float* logits, OutputItem item);
+
+  // Outputs that follow a grammar. Nobody waits for a slow one, and for others a step waits only a
+  // fraction of its own time: what is late is drawn after a later step.
+  enum class Turn { kDraw, kWait, kEnd };
+  // Whether `generation` can draw. kEnd: the grammar ends it, as `item` then says. Throws as
+  // Generation::Settle() does.
+  Turn TakeTurn(Generation* generation, OutputItem* item);
+  void StopFollowing(const Generation* generation);
+  // Keeps `generation` out of steps until its grammar knows how to go on.
+  void HoldBack(Generation* generation);
+  // Looks at what grammars make of the last tokens; waits for it until `deadline`.
+  void SettleAll(GrammarWorkers::Clock::time_point deadline);
+  // False while there is something to look at later. Throws as Generation::Settle() does.
+  bool SettleOne(Generation* generation, GrammarWorkers::Clock::time_point deadline);
+
   // Throws std::runtime_error, for the client to read, when nothing can be drawn.
   SampleResult Draw(Generation* generation, const float* logits);
   void Speculate(Generation* generation, int32_t num_drafts, int32_t num_right);
@@ -125,6 +142,7 @@ class Engine {
   Inbox inbox_;
   Outbox outbox_;
   StatsBoard board_;
+  GrammarWorkers grammar_workers_;  // generations let go of their grammars to them
 
   // Engine thread only.
   PagePool pool_;
@@ -132,10 +150,13 @@ class Engine {
   Sampler sampler_;
   ModelInput input_;
   std::unordered_map<RequestId, std::unique_ptr<OpenRequest>> requests_;
-  std::vector<Command> commands_;    // taken from the inbox in this step,
-  size_t next_command_ = 0;          // of which these are still to be carried out
-  std::vector<RequestId> finished_;  // ended in this step, still in requests_
-  std::vector<OutputItem> items_;    // of this step
+  std::vector<Command> commands_;                    // taken from the inbox in this step,
+  size_t next_command_ = 0;                          // of which these are still to be carried out
+  std::vector<RequestId> finished_;                  // ended in this step, still in requests_
+  std::vector<OutputItem> items_;                    // of this step
+  std::vector<Generation*> following_;               // those that are unsettled or held
+  std::vector<Generation*> settling_;                // scratch
+  GrammarWorkers::Clock::time_point mask_deadline_;  // until when this step waits for grammars
   EngineStats stats_;
   SequenceId next_sequence_id_ = 0;
   bool was_busy_ = false;

@@ -53,7 +53,13 @@ void Engine::DeliverEntry(const BatchEntry& entry, const float* logits) {
   if (entry.wants_logits) {
     logits += static_cast<int64_t>(entry.num_scored) * config_.vocab_size;
     Advance(generation, entry.num_drafts, logits, std::move(item));
-  } else if (generation->queue_ns >= 0 || !item.prompt_logprobs.empty()) {
+  } else {
+    ReportPrompt(generation, std::move(item));
+  }
+}
+
+void Engine::ReportPrompt(Generation* generation, OutputItem item) {
+  if (generation->queue_ns >= 0 || !item.prompt_logprobs.empty()) {
     Report(generation, std::move(item));
   }
 }
@@ -82,6 +88,21 @@ void Engine::Advance(Generation* generation, int32_t num_drafts, const float* lo
   for (;; logits += config_.vocab_size) {
     SampleResult drawn;
     try {
+      const Turn turn = TakeTurn(generation, &item);
+      if (turn == Turn::kEnd) {
+        FinishChoice(generation, std::move(item));
+        return;
+      }
+      if (turn == Turn::kWait && num_right == 0) {
+        HoldBack(generation);
+        ReportPrompt(generation, std::move(item));
+        return;
+      }
+      if (turn == Turn::kWait) {
+        // Its turn comes again: the next step runs the latest token, after this one's news.
+        --num_right;
+        break;
+      }
       drawn = Draw(generation, logits);
     } catch (const std::exception&) {
       if (num_right == 0) {
@@ -109,6 +130,9 @@ void Engine::Advance(Generation* generation, int32_t num_drafts, const float* lo
     scheduler_.KeepDrafts(generation, num_right);
   }
   Report(generation, std::move(item));
+  if (generation->unsettled) {
+    following_.push_back(generation);
+  }
   Speculate(generation, num_drafts, num_right);
 }
 
@@ -133,7 +157,8 @@ void Engine::Speculate(Generation* generation, int32_t num_drafts, int32_t num_r
   }
   generation->speculator->NoteStep(num_drafts, num_right);
   generation->drafts.clear();
-  if (scheduler_.num_running() >= config_.speculative_rows_max) {
+  const bool is_slow = generation->follower != nullptr && generation->follower->is_slow();
+  if (is_slow || scheduler_.num_running() >= config_.speculative_rows_max) {
     return;
   }
   // The last token that may come is drawn from the last draft's row at the latest.

@@ -1,5 +1,6 @@
 // Engine: how requests and the engine itself end, and the books that are kept of it.
 
+#include <algorithm>
 #include <utility>
 
 #include "base/check.h"
@@ -50,6 +51,7 @@ void Engine::End(State state, const std::string& reason, const std::string& clie
       Refuse(*command.request, client_error);
     }
   }
+  following_.clear();
   outbox_.Publish(&items_);
   stats_.num_running = 0;
   stats_.num_open = 0;
@@ -123,11 +125,20 @@ void Engine::PublishStats() {
 void Engine::CheckIntegrity() const {
   pool_.CheckIntegrity();
   scheduler_.CheckIntegrity();
+  for (const Generation* generation : following_) {
+    MLC_CHECK(generation->state != SequenceState::kFinished &&
+              (generation->unsettled || generation->held))
+        << "sequence " << generation->id << " is followed for no reason";
+  }
   int32_t open_choices = 0;
   for (const auto& [request_id, open] : requests_) {
     int32_t unfinished = 0;
     for (const std::unique_ptr<Generation>& choice : open->choices) {
-      unfinished += choice->state != SequenceState::kFinished ? 1 : 0;
+      const bool is_open = choice->state != SequenceState::kFinished;
+      unfinished += is_open ? 1 : 0;
+      MLC_CHECK(!is_open || !(choice->unsettled || choice->held) ||
+                std::count(following_.begin(), following_.end(), choice.get()) == 1)
+          << "sequence " << choice->id << " waits for its grammar and is not followed";
     }
     MLC_CHECK(unfinished == open->num_open && unfinished > 0)
         << "request " << request_id << " counts " << open->num_open << " open choices, "

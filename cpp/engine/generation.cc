@@ -14,16 +14,14 @@ bool Contains(const std::vector<int32_t>& ids, int32_t id) {
   return std::find(ids.begin(), ids.end(), id) != ids.end();
 }
 
-[[noreturn]] void FailGrammar(const Error& error) {
-  throw std::runtime_error("the output cannot follow its grammar any further: " + error.message);
-}
-
 }  // namespace
 
 Generation::Generation(std::shared_ptr<const Request> request_in, int32_t choice_in,
-                       SequenceId id_in, const Vocabulary* vocabulary, const EngineConfig& config)
+                       SequenceId id_in, const Vocabulary* vocabulary, const EngineConfig& config,
+                       GrammarWorkers* workers)
     : text(vocabulary, request_in->sampling.stop, request_in->sampling.include_stop_str_in_output,
-           config.strip_leading_space && request_in->begins_text) {
+           config.strip_leading_space && request_in->begins_text),
+      workers_(workers) {
   const SamplingParams& sampling = request_in->sampling;
   id = id_in;
   request = std::move(request_in);
@@ -31,9 +29,6 @@ Generation::Generation(std::shared_ptr<const Request> request_in, int32_t choice
   tokens = request->prompt_ids;
   const bool ignores_eos = sampling.ignore_eos && request->grammar == nullptr;
   eos_token_ids_ = ignores_eos ? &kNoTokens : &config.eos_token_ids;
-  if (request->grammar != nullptr) {
-    matcher_ = request->grammar->NewMatcher();
-  }
   if (sampling.min_tokens > 0) {
     ending_ids_ = *eos_token_ids_;
     ending_ids_.insert(ending_ids_.end(), sampling.stop_token_ids.begin(),
@@ -44,31 +39,43 @@ Generation::Generation(std::shared_ptr<const Request> request_in, int32_t choice
       ++counts.prompt[token_id];
     }
   }
+  if (request->grammar != nullptr) {
+    follower = workers_->Begin(request->grammar);
+  }
+}
+
+Generation::~Generation() {
+  if (follower != nullptr) {
+    workers_->Drop(std::move(follower));
+  }
 }
 
 const std::vector<int32_t>& Generation::banned() const {
   return num_generated() < request->sampling.min_tokens ? ending_ids_ : kNoTokens;
 }
 
-const uint32_t* Generation::AllowedTokens() {
-  if (matcher_ == nullptr) {
-    return nullptr;
-  }
-  const Result<const uint32_t*> allowed = matcher_->AllowedTokens();
-  if (!allowed.ok()) {
-    FailGrammar(allowed.error());
-  }
-  return allowed.value();
+const uint32_t* Generation::AllowedTokens() const {
+  return follower == nullptr ? nullptr : follower->allowed();
 }
 
-bool Generation::CompletesGrammar(int32_t token_id) {
-  if (matcher_ == nullptr) {
+bool Generation::Settle(GrammarProgress progress, OutputItem* item) {
+  const bool is_known = progress == GrammarProgress::kKnown;
+  if (is_known && follower->failure()) {
+    throw std::runtime_error("the output cannot follow its grammar any further: " +
+                             follower->failure()->message);
+  }
+  if (std::exchange(unsettled, false)) {
+    if (is_known && follower->is_complete()) {
+      item->finish_reason = FinishReason::kStop;
+    } else if (is_full_) {
+      item->finish_reason = FinishReason::kLength;
+    }
+  }
+  if (item->finish_reason == FinishReason::kNone) {
     return false;
   }
-  if (const Status status = matcher_->Consume(token_id)) {
-    FailGrammar(*status);
-  }
-  return matcher_->IsComplete();
+  item->text += text.Flush();
+  return true;
 }
 
 OutputItem Generation::MakeItem() const {
@@ -111,10 +118,15 @@ void Generation::Append(SampleResult&& drawn, int32_t limit, OutputItem* item) {
   if (!ends && text.matched_stop() >= 0) {
     item->finish_reason = FinishReason::kStop;
     item->stop_string = sampling.stop[text.matched_stop()];
-  } else if (!ends && CompletesGrammar(token_id)) {
-    item->finish_reason = FinishReason::kStop;
-  } else if (!ends && (num_generated() == sampling.max_tokens || length() >= limit)) {
-    item->finish_reason = FinishReason::kLength;
+  } else if (!ends) {
+    is_full_ = num_generated() == sampling.max_tokens || length() >= limit;
+    if (follower != nullptr) {
+      workers_->Advance(follower, token_id, is_full_);
+      unsettled = true;
+      held = is_full_;
+    } else if (is_full_) {
+      item->finish_reason = FinishReason::kLength;
+    }
   }
   if (item->finish_reason != FinishReason::kNone) {
     item->text += text.Flush();

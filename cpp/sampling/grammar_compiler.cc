@@ -41,6 +41,8 @@ struct Runtime {
 };
 
 using MatcherPtr = std::unique_ptr<llg::Matcher, void (*)(llg::Matcher*)>;
+using CancellationPtr =
+    std::unique_ptr<llg::CancellationHandle, void (*)(llg::CancellationHandle*)>;
 
 // Checked after every call, because a failed matcher also claims to be finished.
 Status ErrorOf(const LlguidanceApi& api, llg::Matcher* matcher) {
@@ -61,6 +63,8 @@ class LlguidanceMatcher : public GrammarMatcher {
   LlguidanceMatcher(std::shared_ptr<const Runtime> runtime, llg::Matcher* matcher)
       : runtime_(std::move(runtime)),
         matcher_(matcher, runtime_->api->free_matcher),
+        cancellation_(runtime_->api->cancellation_handle(matcher),
+                      runtime_->api->free_cancellation_handle),
         mask_(runtime_->mask_words) {}
 
   Result<const uint32_t*> AllowedTokens() override {
@@ -93,6 +97,12 @@ class LlguidanceMatcher : public GrammarMatcher {
     return api.is_stopped(matcher_.get()) && api.get_error(matcher_.get()) == nullptr;
   }
 
+  void Cancel() override {
+    if (cancellation_ != nullptr) {
+      runtime_->api->cancel(cancellation_.get());
+    }
+  }
+
   std::unique_ptr<GrammarMatcher> Clone() const {
     return std::make_unique<LlguidanceMatcher>(runtime_,
                                                runtime_->api->clone_matcher(matcher_.get()));
@@ -101,6 +111,7 @@ class LlguidanceMatcher : public GrammarMatcher {
  private:
   std::shared_ptr<const Runtime> runtime_;
   MatcherPtr matcher_;
+  CancellationPtr cancellation_;  // null if the matcher has failed
   std::vector<uint32_t> mask_;
 };
 

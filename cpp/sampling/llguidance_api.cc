@@ -12,7 +12,7 @@ namespace {
 
 constexpr char kVersionPrefix[] = "llguidance@";
 constexpr long kMajor = 1;
-constexpr long kLeastMinor = 7;
+constexpr long kLeastMinor = 9;
 
 // Sets `function` to the symbol `name`; false when the library has none.
 template <typename Function>
@@ -31,20 +31,25 @@ Result<std::shared_ptr<const LlguidanceApi>> LlguidanceApi::Load(const std::stri
                  std::string("cannot be loaded: ") + (reason == nullptr ? "unknown" : reason)};
   }
   auto api = std::make_shared<LlguidanceApi>();
-  const bool complete = Find(library, "llg_get_version", &api->version) &&
-                        Find(library, "llg_constraint_init_set_defaults", &api->set_defaults) &&
-                        Find(library, "llg_new_tokenizer_v2", &api->new_tokenizer) &&
-                        Find(library, "llg_free_tokenizer", &api->free_tokenizer) &&
-                        Find(library, "llg_new_matcher", &api->new_matcher) &&
-                        Find(library, "llg_clone_matcher", &api->clone_matcher) &&
-                        Find(library, "llg_free_matcher", &api->free_matcher) &&
-                        Find(library, "llg_matcher_get_error", &api->get_error) &&
-                        Find(library, "llg_matcher_get_mask_byte_size", &api->mask_bytes) &&
-                        Find(library, "llg_matcher_compute_mask_into", &api->compute_mask_into) &&
-                        Find(library, "llg_matcher_consume_token", &api->consume_token) &&
-                        Find(library, "llg_matcher_is_stopped", &api->is_stopped);
+  const bool complete =
+      Find(library, "llg_get_version", &api->version) &&
+      Find(library, "llg_constraint_init_set_defaults", &api->set_defaults) &&
+      Find(library, "llg_new_tokenizer_v2", &api->new_tokenizer) &&
+      Find(library, "llg_free_tokenizer", &api->free_tokenizer) &&
+      Find(library, "llg_new_matcher", &api->new_matcher) &&
+      Find(library, "llg_clone_matcher", &api->clone_matcher) &&
+      Find(library, "llg_free_matcher", &api->free_matcher) &&
+      Find(library, "llg_matcher_get_error", &api->get_error) &&
+      Find(library, "llg_matcher_get_mask_byte_size", &api->mask_bytes) &&
+      Find(library, "llg_matcher_compute_mask_into", &api->compute_mask_into) &&
+      Find(library, "llg_matcher_consume_token", &api->consume_token) &&
+      Find(library, "llg_matcher_is_stopped", &api->is_stopped) &&
+      Find(library, "llg_matcher_get_cancellation_handle", &api->cancellation_handle) &&
+      Find(library, "llg_cancel", &api->cancel) &&
+      Find(library, "llg_free_cancellation_handle", &api->free_cancellation_handle);
   if (!complete) {
-    return Error{ErrorCode::kIncompatible, path, "does not export llguidance's C interface"};
+    return Error{ErrorCode::kIncompatible, path,
+                 "does not export the C interface of llguidance 1.9"};
   }
   if (Status status = CheckLlguidanceVersion(api->version())) {
     return Error{status->code, path, status->message};
@@ -62,7 +67,7 @@ Status CheckLlguidanceVersion(const std::string& version) {
     minor = *rest == '.' ? std::strtol(rest + 1, nullptr, 10) : -1;
   }
   if (major != kMajor || minor < kLeastMinor) {
-    return Error{ErrorCode::kIncompatible, "", "llguidance must be 1.7 to 1.x, got " + version};
+    return Error{ErrorCode::kIncompatible, "", "llguidance must be 1.9 to 1.x, got " + version};
   }
   return std::nullopt;
 }

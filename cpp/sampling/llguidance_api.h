@@ -11,11 +11,12 @@ namespace mlc_server {
 
 // The part of llguidance's C interface that this project uses, declared here because the Python
 // wheel, whose shared object exports it, has no header. Layouts and names are those of llguidance
-// 1.7 to 1.x; Load() checks what can be checked at run time.
+// 1.9 to 1.x; Load() checks what can be checked at run time.
 namespace llg {
 
-struct Tokenizer;  // opaque; shared by threads
-struct Matcher;    // opaque; one thread at a time
+struct Tokenizer;           // opaque; shared by threads
+struct Matcher;             // opaque; one thread at a time
+struct CancellationHandle;  // opaque; of one matcher, which it may outlive
 
 constexpr uint32_t kNoToken = 0xFFFFFFFFu;
 
@@ -78,6 +79,11 @@ struct LlguidanceApi {
   int32_t (*consume_token)(llg::Matcher* matcher, uint32_t token);
   // Also true after an error, so ask get_error() first.
   bool (*is_stopped)(const llg::Matcher* matcher);
+  // Makes an idle matcher one that can be cancelled; null for one that has failed.
+  llg::CancellationHandle* (*cancellation_handle)(llg::Matcher* matcher);
+  // From any thread, while the matcher works: the work ends with an error before long.
+  void (*cancel)(const llg::CancellationHandle* handle);
+  void (*free_cancellation_handle)(llg::CancellationHandle* handle);
 };
 
 // Checks that `version`, as llguidance reports it ("llguidance@1.9.1 ..."), has the interface

@@ -80,7 +80,7 @@ Batch Scheduler::Schedule() {
   for (const Sequence* sequence : running_) {
     MLC_CHECK(sequence->drafts_in_flight == 0) << "sequence " << sequence->id << " has "
                                                << sequence->drafts_in_flight << " drafts to settle";
-    plan.decodes_ahead += sequence->num_uncomputed() == 1 ? 1 : 0;
+    plan.decodes_ahead += sequence->decodes() ? 1 : 0;
   }
   while (true) {
     const bool has_running = plan.next_running < running_.size();
@@ -129,6 +129,14 @@ void Scheduler::KeepDrafts(Sequence* sequence, int32_t count) {
   }
 }
 
+void Scheduler::RunAgain(Sequence* sequence) {
+  MLC_CHECK(sequence->num_uncomputed() == 0)
+      << "sequence " << sequence->id << " has " << sequence->length() << " tokens, "
+      << sequence->computed << " computed";
+  --sequence->computed;
+  KeepDrafts(sequence, 0);
+}
+
 // Gives decode entries, all that `batch` holds so far, rows for their drafts.
 void Scheduler::AddDrafts(Batch* batch) {
   const int32_t rows_max = std::min(config_.prefill_chunk_size, config_.speculative_rows_max);
@@ -151,6 +159,10 @@ void Scheduler::AddDrafts(Batch* batch) {
 // The running sequence whose turn it is gets its tokens and the pages for them.
 void Scheduler::VisitRunning(Plan* plan) {
   Sequence* sequence = running_[plan->next_running];
+  if (sequence->held) {
+    ++plan->next_running;
+    return;
+  }
   const int32_t lacking = sequence->num_uncomputed();
   MLC_CHECK(lacking >= 1 && PagesFor(sequence->length()) <= pool_->num_pages())
       << "sequence " << sequence->id << " has " << sequence->length() << " tokens, "
@@ -204,7 +216,7 @@ void Scheduler::VisitWaiting(Plan* plan) {
   waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(plan->next_waiting));
   running_.insert(running_.begin() + static_cast<std::ptrdiff_t>(plan->next_running), sequence);
   sequence->state = SequenceState::kRunning;
-  plan->decodes_ahead += sequence->num_uncomputed() == 1 ? 1 : 0;
+  plan->decodes_ahead += sequence->decodes() ? 1 : 0;
   VisitRunning(plan);
 }
 
@@ -264,7 +276,7 @@ int32_t Scheduler::Grow(Sequence* sequence, int32_t num_tokens, Plan* plan) {
 void Scheduler::PreemptLast(Plan* plan) {
   Sequence* victim = running_.back();
   running_.pop_back();
-  plan->decodes_ahead -= victim->num_uncomputed() == 1 ? 1 : 0;
+  plan->decodes_ahead -= victim->decodes() ? 1 : 0;
   ReleasePages(victim);
   victim->state = SequenceState::kWaiting;
   waiting_.insert(std::lower_bound(waiting_.begin(), waiting_.end(), victim, Before), victim);

@@ -63,9 +63,11 @@ struct Batch {
 // there are no rows left for them keeps its place and a seat, but lets later ones pass. Each token
 // is scored once: neither chunks nor preemption lose or repeat one.
 //
-// No starvation. The first sequence in order gets tokens in every step, whatever it takes:
-// MaxTokensPerSequence() keeps a sequence smaller than the pool. (A failing allocation may cost it
-// the step, no more.)
+// Held sequences keep their pages, as long as nobody before them needs these, and get no tokens.
+//
+// No starvation. The first sequence in order, unless held, gets tokens in every step, whatever it
+// takes: MaxTokensPerSequence() keeps a sequence smaller than the pool. (A failing allocation may
+// cost it the step, no more.)
 //
 // Shared prompts. Choices of one request (same Sequence::request) have the same prompt, so they
 // share its whole pages, all but the last token: pages [0, SharedPages()). The first choice in
@@ -100,6 +102,9 @@ class Scheduler {
   // stays; the other drafts' pages are released. Call after Commit() for each running sequence that
   // ran drafts.
   void KeepDrafts(Sequence* sequence, int32_t count);
+  // Nothing could be drawn after a running sequence's last token, so that it runs once more. Call
+  // after Commit(), in place of KeepDrafts().
+  void RunAgain(Sequence* sequence);
 
   int32_t num_waiting() const { return static_cast<int32_t>(waiting_.size()); }
   int32_t num_running() const { return static_cast<int32_t>(running_.size()); }

@@ -109,6 +109,10 @@ MAX_MULTIPLE = Limit("multipleOf", 1000, "steps", "least common multiple of all,
 MAX_LARK_RULES = Limit("grammar", 1024, "rules", "most rules, or repetitions, of a Lark grammar")
 MAX_CHOICE_TEXTS = Limit("choice", 1000, "strings", "most texts to choose from")
 GRAMMAR_TIMEOUT_MS = Limit("grammar", 250, "milliseconds", "longest time to compile a grammar")
+# As in cpp/engine/grammar_workers.h.
+GRAMMAR_STEP_MS = Limit(
+    "grammar", 100, "milliseconds of CPU time", "longest work on what may follow one token"
+)
 GRAMMAR_CACHE_ENTRIES = Limit("grammars", 128, "grammars", "most grammars kept compiled")
 GRAMMAR_CACHE_BYTES = Limit("grammars", 2 * 1024 * 1024, "bytes", "their sources together")
 

@@ -1,7 +1,10 @@
 // Requests with a grammar, on grammars made up here: llguidance needs a Python process.
 
+#include <atomic>
+#include <chrono>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "harness.h"
@@ -43,6 +46,7 @@ class AscendingMatcher : public GrammarMatcher {
   }
 
   bool IsComplete() const override { return count_ == rules_.length; }
+  void Cancel() override {}
 
  private:
   void Allow(int32_t id) { mask_[id / 32] |= 1u << (id % 32); }
@@ -58,6 +62,79 @@ class AscendingGrammar : public Grammar {
   explicit AscendingGrammar(Ascending rules) : rules_(rules) {}
   std::unique_ptr<GrammarMatcher> NewMatcher() const override {
     return std::make_unique<AscendingMatcher>(rules_);
+  }
+
+ private:
+  Ascending rules_;
+};
+
+// Asked for the next tokens, works until it is let go or cancelled.
+struct Gate {
+  bool works = false;  // rather than sleeps
+  std::atomic<bool> is_open{false};
+  std::atomic<int32_t> num_cancelled{0};
+};
+
+class GatedMatcher : public AscendingMatcher {
+ public:
+  GatedMatcher(Ascending rules, std::shared_ptr<Gate> gate)
+      : AscendingMatcher(rules), gate_(std::move(gate)) {}
+
+  Result<const uint32_t*> AllowedTokens() override {
+    while (!gate_->is_open) {
+      if (cancelled_) {
+        return Error{ErrorCode::kInvalidValue, "", "cancelled"};
+      }
+      if (!gate_->works) {
+        std::this_thread::sleep_for(std::chrono::microseconds(50));
+      }
+    }
+    return AscendingMatcher::AllowedTokens();
+  }
+
+  void Cancel() override { gate_->num_cancelled += cancelled_.exchange(true) ? 0 : 1; }
+
+ private:
+  std::shared_ptr<Gate> gate_;
+  std::atomic<bool> cancelled_{false};
+};
+
+class GatedGrammar : public Grammar {
+ public:
+  GatedGrammar(Ascending rules, std::shared_ptr<Gate> gate)
+      : rules_(rules), gate_(std::move(gate)) {}
+  std::unique_ptr<GrammarMatcher> NewMatcher() const override {
+    return std::make_unique<GatedMatcher>(rules_, gate_);
+  }
+
+ private:
+  Ascending rules_;
+  std::shared_ptr<Gate> gate_;
+};
+
+// Takes a while for some tokens, so that masks are late now and then.
+class HesitantMatcher : public AscendingMatcher {
+ public:
+  using AscendingMatcher::AscendingMatcher;
+
+  Result<const uint32_t*> AllowedTokens() override {
+    std::this_thread::sleep_for(std::chrono::microseconds(++num_calls_ % 3 == 0 ? 1500 : 0));
+    return AscendingMatcher::AllowedTokens();
+  }
+  Status Consume(int32_t token_id) override {
+    std::this_thread::sleep_for(std::chrono::microseconds(num_calls_ % 4 == 0 ? 700 : 0));
+    return AscendingMatcher::Consume(token_id);
+  }
+
+ private:
+  int32_t num_calls_ = 0;
+};
+
+class HesitantGrammar : public Grammar {
+ public:
+  explicit HesitantGrammar(Ascending rules) : rules_(rules) {}
+  std::unique_ptr<GrammarMatcher> NewMatcher() const override {
+    return std::make_unique<HesitantMatcher>(rules_);
   }
 
  private:
@@ -189,6 +266,109 @@ TEST(GuessingAheadChangesNoToken) {
   }
   for (size_t index = 0; index < 4; ++index) {
     EXPECT_EQ(outcomes[index], outcomes[index + 4]);
+  }
+}
+
+TEST(AGrammarThatIsNotReadyHoldsUpNobodyElse) {
+  const auto gate = std::make_shared<Gate>();
+  Harness harness;
+  Ascending rules;
+  rules.least = 10;
+  Request waiting = GrammarRequest(1, rules);
+  waiting.grammar = std::make_shared<GatedGrammar>(rules, gate);
+  waiting.num_choices = 2;
+  harness.Submit(waiting);
+  harness.Submit(GreedyRequest(2, {5, 6}, 30));
+  harness.Submit(GrammarRequest(3, rules));
+  harness.Step();
+  for (int32_t step = 0; step < 2000 && harness.engine().Stats().num_open > 1; ++step) {
+    harness.Step();
+    std::this_thread::sleep_for(std::chrono::microseconds(100));
+    gate->is_open = step == 1999;  // the test has failed then, but ends
+  }
+  EXPECT_EQ(harness.outcome(2).finish_reason, FinishReason::kLength);
+  ExpectMatch(harness.outcome(3), 10);
+  EXPECT_EQ(harness.engine().Stats().num_open, 1);
+  gate->is_open = true;
+  harness.RunToEnd();
+  Harness alone;
+  waiting.grammar = std::make_shared<AscendingGrammar>(rules);
+  alone.Submit(waiting);
+  alone.RunToEnd();
+  for (int32_t choice = 0; choice < 2; ++choice) {
+    EXPECT_EQ(harness.outcome(1, choice), alone.outcome(1, choice));
+  }
+  harness.ExpectIdle();
+}
+
+TEST(AGrammarThatTakesTooLongIsCancelledAndEndsItsRequestOnly) {
+  const auto gate = std::make_shared<Gate>();
+  gate->works = true;
+  Harness harness;
+  Ascending rules;
+  rules.least = 10;
+  Request hostile = GrammarRequest(1, rules);
+  hostile.grammar = std::make_shared<GatedGrammar>(rules, gate);
+  harness.Submit(hostile);
+  harness.Submit(GrammarRequest(2, rules));
+  harness.RunToEnd();
+  EXPECT_EQ(gate->num_cancelled, 1);
+  EXPECT_EQ(harness.outcome(1).finish_reason, FinishReason::kError);
+  EXPECT_TRUE(harness.outcome(1).error.find("longer than 100 ms") != std::string::npos);
+  ExpectMatch(harness.outcome(2), 10);
+  EXPECT_TRUE(hostile.grammar->is_slow());
+  harness.ExpectIdle();
+}
+
+TEST(ACancelledRequestEndsTheWorkOnItsGrammar) {
+  const auto gate = std::make_shared<Gate>();
+  {
+    Harness harness;
+    Request request = GrammarRequest(1, {});
+    request.grammar = std::make_shared<GatedGrammar>(Ascending(), gate);
+    request.num_choices = 8;  // more than there are threads
+    harness.Submit(request);
+    for (int32_t step = 0; step < 20; ++step) {
+      harness.Step();
+    }
+    harness.engine().Cancel(1);
+    harness.RunToEnd();
+    EXPECT_EQ(harness.outcome(1).finish_reason, FinishReason::kCancelled);
+    harness.ExpectIdle();
+    harness.Submit(GrammarRequest(2, {}));
+    harness.RunToEnd();
+    EXPECT_EQ(harness.outcome(2).num_ends, 1);
+    request.id = 3;
+    harness.Submit(request);
+    harness.Step();
+  }  // nor does the end of the engine wait for it
+  EXPECT_TRUE(gate->num_cancelled >= 1);
+}
+
+TEST(LateMasksChangeNoToken) {
+  for (const SpeculativeMode mode : {SpeculativeMode::kDisable, SpeculativeMode::kNgram}) {
+    EngineConfig config = SmallConfig();
+    config.speculative_mode = mode;
+    Ascending rules;
+    rules.least = 20;
+    rules.length = 30;
+    Harness prompt(config);
+    Harness late(config);
+    for (RequestId id = 1; id <= 6; ++id) {
+      Request request = GrammarRequest(id, rules);
+      request.num_choices = 2;
+      request.sampling.max_tokens = id % 2 == 0 ? 25 : 40;
+      prompt.Submit(request);
+      request.grammar = std::make_shared<HesitantGrammar>(rules);
+      late.Submit(request);
+    }
+    prompt.RunToEnd();
+    late.RunToEnd();
+    for (const auto& [key, outcome] : prompt.outcomes()) {
+      EXPECT_EQ(late.outcome(key.first, key.second), outcome);
+    }
+    EXPECT_GT(late.engine().Stats().num_steps, prompt.engine().Stats().num_steps);
+    late.ExpectIdle();
   }
 }
 

@@ -1,6 +1,7 @@
 #include "harness.h"
 
 #include <algorithm>
+#include <chrono>
 #include <ostream>
 #include <random>
 
@@ -123,8 +124,13 @@ Engine::StepOutcome Harness::Step() {
 
 void Harness::RunToEnd(int64_t max_steps) {
   for (int64_t step = 0; step < max_steps; ++step) {
-    if (Step() != Engine::StepOutcome::kRan) {
+    const Engine::StepOutcome outcome = Step();
+    if (outcome == Engine::StepOutcome::kEnded ||
+        (outcome == Engine::StepOutcome::kIdle && engine_->Stats().num_open == 0)) {
       return;
+    }
+    if (outcome == Engine::StepOutcome::kIdle) {
+      engine_->WaitForWork(std::chrono::milliseconds(100));  // for grammars
     }
   }
   Fail(__FILE__, __LINE__, "still busy after " + std::to_string(max_steps) + " steps");

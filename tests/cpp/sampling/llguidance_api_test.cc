@@ -10,10 +10,10 @@ namespace {
 
 TEST(OnlyKnownVersionsAreAccepted) {
   for (const char* version :
-       {"llguidance@1.7.0", "llguidance@1.9.1 derivre@0.3.13", "llguidance@1.12.0-rc1"}) {
+       {"llguidance@1.9.0", "llguidance@1.9.1 derivre@0.3.13", "llguidance@1.12.0-rc1"}) {
     EXPECT_TRUE(!CheckLlguidanceVersion(version));
   }
-  for (const char* version : {"llguidance@1.6.9", "llguidance@2.0.0 derivre@1.0", "llguidance@0.9",
+  for (const char* version : {"llguidance@1.8.4", "llguidance@2.0.0 derivre@1.0", "llguidance@0.9",
                               "llguidance@1", "derivre@1.9.1", ""}) {
     const Status status = CheckLlguidanceVersion(version);
     EXPECT_TRUE(status.has_value());
