@@ -13,13 +13,16 @@ from mlc_server.api.request_log import RequestLog
 from mlc_server.api.sampling import check_scored, generation_request
 from mlc_server.api.service import ServedModel, Service
 from mlc_server.api.streamed import EventStreamResponse
-from mlc_server.api.template_input import template_messages, template_tools
+from mlc_server.api.template_input import (
+    tell_unread,
+    template_messages,
+    template_options,
+    template_tools,
+)
 from mlc_server.api.tools import prepare, tool_use
 from mlc_server.errors import RequestError
 from mlc_server.protocol.chat import ChatCompletionRequest
-from mlc_server.protocol.fields import nearest
 from mlc_server.protocol.responses import ResponseHead
-from mlc_server.text.template_options import TemplateOptions
 
 router = APIRouter()
 
@@ -39,7 +42,7 @@ async def chat_completions(request: Request) -> Response:
     log = RequestLog.begin(request)
     try:
         model, body = await _read_chat_request(request, service)
-        _tell_unread(request, model, body)
+        tell_unread(request, model, body)
         answer = await _begin(service, model, body, log)
     except RequestError as error:
         log.refused(error)
@@ -68,7 +71,7 @@ async def _begin(
     """Submits the request to the engine."""
     tools = tool_use(body, model.prompts.tools.format, model.tool_call_style)
     prompt_ids = await model.prompts.build_async(
-        template_messages(body.messages), template_tools(body), _template_options(body)
+        template_messages(body.messages), template_tools(body), template_options(body)
     )
     request = generation_request(
         body,
@@ -91,23 +94,6 @@ async def _begin(
         log=log,
         tools=tools,
         prompt_ids=prompt_ids if body.return_token_ids else None,
-    )
-
-
-def _tell_unread(request: Request, model: ServedModel, body: ChatCompletionRequest) -> None:
-    """Template variables that the model's template does not read are ignored fields."""
-    known = model.prompts.template.variables
-    unread = [name for name in body.chat_template_kwargs or {} if name not in known]
-    ignored = {f"chat_template_kwargs.{name}": nearest(name, known) for name in unread}
-    request.app.state.ignored_fields.tell(request, ignored)
-
-
-def _template_options(body: ChatCompletionRequest) -> TemplateOptions:
-    continues = bool(body.continue_final_message)
-    return TemplateOptions(
-        variables=body.chat_template_kwargs or {},
-        add_generation_prompt=not continues and body.add_generation_prompt is not False,
-        continue_final=continues,
     )
 
 

@@ -7,9 +7,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlc_server.protocol.chat import ChatCompletionRequest
+from fastapi import Request
+
+from mlc_server.api.service import ServedModel
+from mlc_server.protocol.conversation import ConversationFields
+from mlc_server.protocol.fields import nearest
 from mlc_server.protocol.messages import ChatMessage
 from mlc_server.protocol.tools import CalledFunction
+from mlc_server.text.template_options import TemplateOptions
 
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -32,7 +37,7 @@ def template_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
     return plain
 
 
-def template_tools(body: ChatCompletionRequest) -> list[Mapping[str, Any]]:
+def template_tools(body: ConversationFields) -> list[Mapping[str, Any]]:
     """The tools a template shows; none if the model must not call any."""
     choice = body.choice
     if choice is not None and choice.mode == "none":
@@ -50,6 +55,24 @@ def template_tools(body: ChatCompletionRequest) -> list[Mapping[str, Any]]:
         for function in body.callable
         if allowed is None or function.name in allowed
     ]
+
+
+def template_options(body: ConversationFields) -> TemplateOptions:
+    """What a request asks of the template besides."""
+    continues = bool(body.continue_final_message)
+    return TemplateOptions(
+        variables=body.chat_template_kwargs or {},
+        add_generation_prompt=not continues and body.add_generation_prompt is not False,
+        continue_final=continues,
+    )
+
+
+def tell_unread(request: Request, model: ServedModel, body: ConversationFields) -> None:
+    """Template variables that the model's template does not read are ignored fields."""
+    known = model.prompts.template.variables
+    unread = [name for name in body.chat_template_kwargs or {} if name not in known]
+    ignored = {f"chat_template_kwargs.{name}": nearest(name, known) for name in unread}
+    request.app.state.ignored_fields.tell(request, ignored)
 
 
 def decoded_arguments(arguments: str) -> Any:

@@ -15,7 +15,12 @@ from mlc_server.api.examples import (
     TOKENIZE_REQUEST_BODY,
 )
 from mlc_server.api.service import ServedModel, Service
-from mlc_server.api.template_input import template_messages
+from mlc_server.api.template_input import (
+    tell_unread,
+    template_messages,
+    template_options,
+    template_tools,
+)
 from mlc_server.errors import InvalidRequest
 from mlc_server.protocol.token_requests import DetokenizeRequest, TemplateRequest, TokenizeRequest
 
@@ -39,12 +44,13 @@ async def tokenize(request: Request) -> dict[str, Any]:
     body = await read_request(request, TokenizeRequest)
     model = _model(request, body.model)
     if body.messages is not None:
-        tokens = await model.prompts.build_async(template_messages(body.messages))
-    elif body.text:
-        special = body.add_special_tokens is not False
-        (tokens,) = await encode_prompts(model, [body.text], special)
+        tell_unread(request, model, body)
+        tokens = await model.prompts.build_async(
+            template_messages(body.messages), template_tools(body), template_options(body)
+        )
     else:
-        tokens = []
+        special = body.add_special_tokens is not False
+        (tokens,) = await encode_prompts(model, [body.text or ""], special)
     answer = {
         "count": len(tokens),
         "max_model_len": model.context_window_size,
@@ -83,10 +89,13 @@ async def detokenize(request: Request) -> dict[str, Any]:
     openapi_extra=TEMPLATE_REQUEST_BODY,
 )
 async def apply_template(request: Request) -> dict[str, Any]:
-    """The prompt's text, up to where the assistant's answer begins."""
+    """The prompt's text as a chat with the same messages, tools and template options has it."""
     request.app.state.service.served()
     body = await read_request(request, TemplateRequest)
     model = _model(request, body.model)
-    messages = template_messages(body.messages)
+    tell_unread(request, model, body)
+    messages, tools = template_messages(body.messages), template_tools(body)
     loop = asyncio.get_running_loop()
-    return {"prompt": await loop.run_in_executor(None, model.prompts.render, messages)}
+    render = model.prompts.render
+    prompt = await loop.run_in_executor(None, render, messages, tools, template_options(body))
+    return {"prompt": prompt}

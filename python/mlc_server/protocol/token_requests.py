@@ -7,23 +7,19 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from mlc_server import limits
+from mlc_server.protocol.conversation import ConversationFields, Messages
 from mlc_server.protocol.generation_fields import TokenId
-from mlc_server.protocol.messages import ChatMessage
 from mlc_server.protocol.strict import StrictModel, fault
 
-Messages = Annotated[
-    list[ChatMessage], Field(min_length=1, max_length=limits.MAX_MESSAGES.default, fail_fast=True)
-]
 ModelName = Annotated[str, Field(max_length=4096)]
 
 
-class TokenizeRequest(StrictModel):
+class TokenizeRequest(ConversationFields):
     """Body of POST /tokenize: a text (`prompt`, or `content` as llama.cpp says) or a chat."""
 
     model: ModelName | None = None
     prompt: str | None = None
     content: str | None = None
-    messages: Messages | None = None
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
 
@@ -49,7 +45,7 @@ class DetokenizeRequest(StrictModel):
     ]
 
 
-class TemplateRequest(StrictModel):
+class TemplateRequest(ConversationFields):
     """Body of POST /apply-template."""
 
     model: ModelName | None = None

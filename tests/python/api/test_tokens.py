@@ -47,6 +47,38 @@ def test_a_chat_as_text_and_tokens_is_what_the_engine_gets(server: Server) -> No
     assert list(server[1].requests[-1].prompt_ids) == tokens
 
 
+@pytest.mark.parametrize(
+    ("fields", "shown"),
+    [
+        ({"add_generation_prompt": False}, "user: hé\nassistant: "),  # this template always asks
+        ({"tools": [{"type": "function", "function": {"name": "look_up"}}]}, "look_up"),
+        ({"functions": [{"name": "look_up"}]}, "look_up"),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, "user: hé"),
+    ],
+)
+def test_a_chats_tools_and_options_are_in_its_prompt(
+    server: Server, fields: dict[str, Any], shown: str
+) -> None:
+    prompt = post(server, "/apply-template", messages=CHAT, **fields).json()["prompt"]
+    assert shown in prompt
+    answer = post(server, "/tokenize", messages=CHAT, **fields)
+    assert bytes(answer.json()["tokens"]).decode() == prompt
+    post(server, "/v1/chat/completions", messages=CHAT, **fields)
+    assert list(server[1].requests[-1].prompt_ids) == answer.json()["tokens"]
+    unread = "chat_template_kwargs.enable_thinking" if "chat_template_kwargs" in fields else None
+    assert answer.headers.get("x-ignored-fields") == unread
+
+
+def test_a_final_message_is_left_open(server: Server) -> None:
+    messages = [*CHAT, {"role": "assistant", "content": "Well,"}]
+    fields: dict[str, Any] = {"messages": messages, "continue_final_message": True}
+    prompt = post(server, "/apply-template", **fields).json()["prompt"]
+    assert prompt == "user: hé\nassistant: Well,"
+    refused = post(server, "/tokenize", messages=CHAT, continue_final_message=True)
+    assert refused.json()["error"]["param"] == "continue_final_message"
+    assert post(server, "/tokenize", prompt="a", continue_final_message=True).status_code == 400
+
+
 def test_detokenizing_undoes_tokenizing(server: Server) -> None:
     @given(st.text(max_size=40))
     def check(text: str) -> None:
