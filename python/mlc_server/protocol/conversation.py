@@ -1,5 +1,5 @@
-"""A conversation and how the model's template is to show it: what chats have in common with requests
-that only look at their prompt."""
+"""A conversation and how the model's template is to show it: what chats have in common with
+requests that only look at their prompt."""
 
 from __future__ import annotations
 
