@@ -13,84 +13,13 @@ import jsonschema
 import openai
 import pytest
 
+from support.seed_programs import TOOLS
 from support.server_process import READY, Process, process
-from support.waiting import wait_for
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("default_model")]
 
 MODEL_ID = "SmolLM2-135M-Instruct"
-# The printed programs name another model by its path.
-MODEL_PATH = "./dist/gorilla-openfunctions-v1-q4f16_1-MLC/"
-ATTEMPTS = 3
-
-TOOLS_OF_PROGRAMS = """
-tools = [
-   {
-      "type": "function",
-      "function": {
-            "name": "get_current_weather",
-            "description": "Get the current weather in a given location",
-            "parameters": {
-               "type": "object",
-               "properties": {
-                  "location": {
-                        "type": "string",
-                        "description": "The city and state, e.g. San Francisco, CA",
-                  },
-                  "unit": {"type": "string", "enum": ["celsius", "fahrenheit"]},
-               },
-               "required": ["location"],
-            },
-      },
-   }
-]
-"""
-WHOLE = f"""
-import requests
-import json
-{TOOLS_OF_PROGRAMS}
-payload = {{
-   "model": "./dist/gorilla-openfunctions-v1-q4f16_1-MLC/",
-   "messages": [
-      {{
-            "role": "user",
-            "content": "What is the current weather in Pittsburgh, PA in fahrenheit?",
-      }}
-   ],
-   "stream": False,
-   "tools": tools,
-}}
-
-r = requests.post("http://127.0.0.1:8080/v1/chat/completions", json=payload)
-print(f"{{r.json()['choices'][0]['message']['tool_calls'][0]['function']}}\\n")
-"""
-STREAMED = f"""
-import requests
-import json
-{TOOLS_OF_PROGRAMS}
-payload = {{
-   "model": "./dist/gorilla-openfunctions-v1-q4f16_1-MLC/",
-   "messages": [
-      {{
-            "role": "user",
-            "content": "What is the current weather in Pittsburgh, PA and Tokyo, JP in fahrenheit?",
-      }}
-   ],
-   "stream": True,
-   "tools": tools,
-}}
-
-with requests.post("http://127.0.0.1:8080/v1/chat/completions", json=payload, stream=True) as r:
- for chunk in r.iter_content(chunk_size=None):
-     chunk = chunk.decode("utf-8")
-     if "[DONE]" in chunk[6:]:
-         break
-     response = json.loads(chunk[6:])
-     content = response["choices"][0]["delta"].get("content", "")
-     print(f"{{content}}", end="", flush=True)
-print("\\n")
-"""
-WEATHER: Any = ast.literal_eval(TOOLS_OF_PROGRAMS.partition("=")[2].strip())[0]
+WEATHER: Any = ast.literal_eval(TOOLS.partition("=")[2].strip())[0]
 CLOCK: Any = {"type": "function", "function": {"name": "clock", "strict": True}}
 COMPLICATED: Any = {
     "type": "function",
@@ -135,61 +64,10 @@ def serve(*argv: str) -> Iterator[Process]:
 
 
 @pytest.fixture(scope="module")
-def mlc_style() -> Iterator[Process]:
-    yield from serve(
-        "--tool-call-style", "mlc", "--served-model-name", MODEL_PATH, "--log-level", "info"
-    )
-
-
-@pytest.fixture(scope="module")
 def client() -> Iterator[openai.OpenAI]:
     for server in serve():
         with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
             yield client
-
-
-def log_lines(server: Process) -> list[str]:
-    return [line for line in list(server.lines) if "mlc_server.requests" in line]
-
-
-def printed(program: str, server: Process, capsys: pytest.CaptureFixture[str]) -> str:
-    """What a program prints. It sets neither seed nor max_tokens: where the model rambled until the
-    context window was full, it runs again."""
-    program = program.replace("http://127.0.0.1:8080", server.url)
-    logged = len(log_lines(server))
-    for attempt in range(1, ATTEMPTS + 1):
-        exec(compile(program, "seed program", "exec"), {})
-        text = capsys.readouterr().out
-        due = logged + attempt
-        wait_for(lambda due=due: len(log_lines(server)) == due, timeout_s=10)  # type: ignore[misc]
-        if " 200 length" not in log_lines(server)[-1]:
-            break
-    return text
-
-
-def test_the_program_with_tools_prints_a_function(
-    mlc_style: Process, capsys: pytest.CaptureFixture[str]
-) -> None:
-    text = printed(WHOLE, mlc_style, capsys)
-    assert text.endswith("}\n\n")
-    function = ast.literal_eval(text.strip())
-    assert function.keys() == {"name", "arguments"}
-    assert function["name"] == "get_current_weather"
-    jsonschema.validate(function["arguments"], WEATHER["function"]["parameters"])
-
-
-def test_the_streaming_program_with_tools_prints_a_list_of_calls(
-    mlc_style: Process, capsys: pytest.CaptureFixture[str]
-) -> None:
-    calls = ast.literal_eval(printed(STREAMED, mlc_style, capsys).strip())
-    assert calls
-    for call in calls:
-        node = ast.parse(call, mode="eval").body
-        assert isinstance(node, ast.Call)
-        assert isinstance(node.func, ast.Name)
-        assert node.func.id == "get_current_weather"
-        arguments = {item.arg: ast.literal_eval(item.value) for item in node.keywords}
-        jsonschema.validate(arguments, WEATHER["function"]["parameters"])
 
 
 def check_calls(message: Any, tools: list[Any]) -> None:
