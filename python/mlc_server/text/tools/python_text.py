@@ -10,7 +10,7 @@ from mlc_server.text.tools.events import CallStarted, Content, Event
 
 class PythonTextWriter:
     """Turns calls into content: ["f(a='x',b=1)", "g()"]. Each is written when it is complete; one
-    that is cut short is left out."""
+    that is cut short is left out. Text ends a list, so that each can be read as one."""
 
     def __init__(self) -> None:
         self._name: str | None = None
@@ -22,17 +22,21 @@ class PythonTextWriter:
         text: list[str] = []
         for event in events:
             if isinstance(event, Content):
-                text.append(event.text)
+                text += [self._end_list(), event.text]
             elif isinstance(event, CallStarted):
                 text.append(self._end_call())
                 self._name = event.name
             else:
                 self._arguments.append(event.text)
         if last:
-            text.append(self._end_call())
-            text.append("]" if self._opened else "")
+            text.append(self._end_list())
         joined = "".join(text)
         return [Content(joined)] if joined else []
+
+    def _end_list(self) -> str:
+        end = self._end_call() + ("]" if self._opened else "")
+        self._opened = False
+        return end
 
     def _end_call(self) -> str:
         name, arguments = self._name, "".join(self._arguments)
