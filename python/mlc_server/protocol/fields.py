@@ -120,11 +120,13 @@ def _names(model: type[BaseModel]) -> frozenset[str]:
 
 @functools.cache
 def _nested(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
-    """Keys whose values are objects of another model, or lists of them."""
+    """Keys whose values are objects of another model, or lists of them. `parts` of a model names
+    those of keys that it reads by itself."""
     found = {
         field.alias or name: _model_in(field.annotation)
         for name, field in model.model_fields.items()
     }
+    found |= getattr(model, "parts", {})
     return {name: nested for name, nested in found.items() if nested is not None}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 from pydantic.json_schema import SkipJsonSchema, WithJsonSchema
@@ -39,8 +39,18 @@ CONTENT_SCHEMA = {
 }
 
 
+class ContentPart(StrictModel):
+    """The keys of a part of content."""
+
+    type: str | None = None
+    text: str | None = None
+    refusal: str | None = None
+
+
 class ChatMessage(StrictModel):
     """One message. `content` is text once validated: parts are joined with line breaks."""
+
+    parts: ClassVar[dict[str, type[StrictModel]]] = {"content": ContentPart}
 
     role: Role
     content: Annotated[Any, WithJsonSchema(CONTENT_SCHEMA)] = None

@@ -16,6 +16,7 @@ from mlc_server.text.fill_in_middle import FillInMiddle
 from mlc_server.text.mlc_template import MlcTemplate
 from mlc_server.text.template_options import DEFAULT_OPTIONS, TemplateOptions
 from mlc_server.text.tokenizer import Tokenizer
+from mlc_server.text.tools.call_ids import with_short_ids
 from mlc_server.text.tools.conversation import in_text
 from mlc_server.text.tools.single_calls import one_call_at_a_time, shows_parallel_calls
 from mlc_server.text.tools.support import AUTO, ToolSupport, choose_format
@@ -127,8 +128,11 @@ class PromptBuilder:
         if not self.tools.native:
             messages = in_text(messages, tools)
             tools = ()
-        elif not self.tools.parallel:
-            messages = one_call_at_a_time(messages)
+        else:
+            if not self.tools.parallel:
+                messages = one_call_at_a_time(messages)
+            if self.tools.format == "mistral":
+                messages = with_short_ids(messages)
         return self.template.render(self.turns.applied(messages), tools, options)
 
     async def build_async(

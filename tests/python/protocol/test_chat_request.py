@@ -214,6 +214,10 @@ def test_unknown_fields_are_told_of_with_the_nearest_name() -> None:
     assert ignored(temprature=1, zzz=2) == {"temprature": "temperature", "zzz": None}
     messages = [{"role": "user", "content": "x", "nam": "y"}] * 3
     assert ignored(messages=messages) == {"messages[].nam": "name"}
+    parts = [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}]
+    assert ignored(messages=[{"role": "user", "content": parts}]) == {
+        "messages[].content[].cache_control": None
+    }
     options = {"include_usag": True}
     assert ignored(stream=True, stream_options=options) == {
         "stream_options.include_usag": "include_usage"

@@ -35,14 +35,18 @@ def one_call_at_a_time(messages: Sequence[Message]) -> list[Message]:
 def _divided(
     message: Message, calls: Sequence[Mapping[str, Any]], results: list[Message]
 ) -> list[Message]:
-    """The text goes with the first call; results of other messages' calls come last."""
+    """The text goes with the first call; results that answer none of these calls, or one that is
+    answered already, come last."""
     parts: list[Message] = []
+    rest = list(results)
     for index, call in enumerate(calls):
         content = message["content"] if index == 0 else ""
         parts.append({**message, "content": content, "tool_calls": [call]})
-        parts += [result for result in results if result["tool_call_id"] == call["id"]]
-    own = {call["id"] for call in calls}
-    return parts + [result for result in results if result["tool_call_id"] not in own]
+        own = next((result for result in rest if result["tool_call_id"] == call["id"]), None)
+        if own is not None:
+            rest.remove(own)
+            parts.append(own)
+    return parts + rest
 
 
 def shows_parallel_calls(template: ChatTemplate) -> bool:

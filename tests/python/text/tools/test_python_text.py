@@ -46,6 +46,18 @@ def test_calls_are_a_list_of_strings() -> None:
         assert written(events, cut) == [Content(text)]
 
 
+def test_text_ends_a_list() -> None:
+    events: list[Event] = [
+        CallStarted(0, "f"),
+        CallArguments(0, "{}"),
+        Content(" and "),
+        CallStarted(1, "g"),
+        CallArguments(1, "{}"),
+    ]
+    for cut in range(len(events)):
+        assert written(events, cut) == [Content('["f()"] and ["g()"]')]
+
+
 def test_a_call_cut_short_is_left_out() -> None:
     events: list[Event] = [CallStarted(0, "g"), CallArguments(0, '{"a": ')]
     assert written(events, 1) == []

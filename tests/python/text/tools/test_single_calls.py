@@ -79,6 +79,14 @@ def test_other_messages_stay_as_they_are() -> None:
     assert [m.get("tool_call_id") for m in missing] == [None, "1", None, "1", None, "3"]
 
 
+def test_no_result_is_told_twice() -> None:
+    """Some servers number the calls of each answer anew, or give all the same id."""
+    twice = {**BOTH, "tool_calls": [call("1", "f"), call("1", "g")]}
+    first, second = ({**result("1"), "content": text} for text in ("a", "b"))
+    divided = one_call_at_a_time([twice, first, second, result("1")])
+    assert [m["content"] for m in divided] == ["Both.", "a", "", "b", "result 1"]
+
+
 @pytest.mark.parametrize("source", [LLAMA, FIRST_ONLY])
 def test_a_history_of_parallel_calls_reaches_the_prompt(tmp_path: Path, source: str) -> None:
     write_tiny_tokenizer(tmp_path)
