@@ -12,7 +12,6 @@ a frame, hence tokens/frame. A run whose client could not keep up prints why ins
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import sys
 from pathlib import Path
@@ -22,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loadgen.client import Endpoint
+from loadgen.event_loop import run_on_loop
 from loadgen.load import Load, LoadGenerator, ServerError
 from loadgen.metrics import GOODPUT_METRICS, METRICS, Summary, parse_goodput
 from loadgen.prompts import PromptShape
@@ -205,7 +205,7 @@ def write_report(path: Path, about: dict[str, Any], runs: list[Summary]) -> None
 def main() -> int:
     args = parse_arguments()
     try:
-        about, runs = asyncio.run(measure(args))
+        about, runs = run_on_loop(measure(args))
     except (ServerError, ValueError) as error:
         Console(stderr=True).print(f"{args.url}: {error}", style="bold red")
         return 1

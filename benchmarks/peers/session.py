@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from loadgen.client import Endpoint, Pool
+from loadgen.event_loop import run_on_loop
 from loadgen.load import PATHS, Load, LoadGenerator, ServerError
 from loadgen.metrics import Summary
 from loadgen.prompts import PromptShape
@@ -113,7 +114,7 @@ class Session:
                 contestant = self._all[index]
                 server = contestant.start(1)
                 with running(server):
-                    seconds = asyncio.run(first_token(server))
+                    seconds = run_on_loop(first_token(server))
                 self.samples.add("start", contestant.name, HTTP, seconds)
 
     def streams(self, counts: Sequence[int], slots: int, rounds: int, worker: Worker) -> None:
@@ -122,7 +123,7 @@ class Session:
         with running(*servers):
             for server in servers:
                 server.wait_for_port()
-            asyncio.run(self._take_turns(servers, counts, rounds, worker))
+            run_on_loop(self._take_turns(servers, counts, rounds, worker))
 
     async def _take_turns(
         self, servers: Sequence[Server], counts: Sequence[int], rounds: int, worker: Worker

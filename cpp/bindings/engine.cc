@@ -18,6 +18,8 @@ namespace py = pybind11;
 namespace mlc_server::bindings {
 namespace {
 
+// Of an EventFormat. As bytes: they are UTF-8, but need no decoding.
+using EventParts = std::pair<std::vector<py::bytes>, py::bytes>;
 using PromptIds = std::variant<py::bytes, std::vector<int32_t>>;
 
 std::vector<int32_t> ToTokenIds(PromptIds prompt_ids) {
@@ -89,7 +91,8 @@ py::tuple ToTuple(const OutputItem& item) {
       ended ? py::object(py::str(FinishReasonName(item.finish_reason))) : py::none(),
       ToStopReason(item), item.prompt_tokens, item.completion_tokens,
       item.error.empty() ? py::object(py::none()) : py::object(ToStr(item.error)),
-      ToPromptNews(item));
+      ToPromptNews(item),
+      item.event_chunk.empty() ? py::object(py::none()) : py::object(py::bytes(item.event_chunk)));
 }
 
 // The engine and its thread as Python holds them.
@@ -119,7 +122,8 @@ class EngineHandle {
 
 void Submit(EngineHandle& handle, uint64_t request_id, PromptIds prompt_ids,
             const SamplingParams& sampling, int32_t num_choices, int32_t priority,
-            const std::shared_ptr<Grammar>& grammar, bool begins_text) {
+            const std::shared_ptr<Grammar>& grammar, bool begins_text,
+            std::optional<EventParts> events) {
   Request request;
   request.id = request_id;
   request.prompt_ids = ToTokenIds(std::move(prompt_ids));
@@ -128,6 +132,10 @@ void Submit(EngineHandle& handle, uint64_t request_id, PromptIds prompt_ids,
   request.priority = priority;
   request.grammar = grammar;
   request.begins_text = begins_text;
+  if (events.has_value()) {
+    request.events = std::make_shared<const EventFormat>(
+        EventFormat{{events->first.begin(), events->first.end()}, std::string(events->second)});
+  }
   py::gil_scoped_release release;
   ThrowIfError(handle.engine().Submit(std::move(request)));
 }
@@ -137,6 +145,9 @@ py::list Drain(EngineHandle& handle) {
   {
     py::gil_scoped_release release;
     items = handle.engine().Drain();
+    for (OutputItem& item : items) {
+      item.WriteEvent();
+    }
   }
   py::list result(items.size());
   for (size_t idx = 0; idx < items.size(); ++idx) {
@@ -175,7 +186,7 @@ constexpr double kMaxStopTimeoutS = 3600.0;
 constexpr char kDrainDoc[] =
     "Everything since the last call, oldest first; re-arms the wake-up. One tuple per news:\n"
     "(request_id, choice, text, token_ids, logprobs, finish_reason, stop_reason, prompt_tokens,\n"
-    "completion_tokens, error, prompt).\n\n"
+    "completion_tokens, error, prompt, event_chunk).\n\n"
     "logprobs: None, or per token (token_id, logprob, [(token_id, logprob), ...], rank); rank is "
     "0\n"
     "where it is not known.\n"
@@ -184,6 +195,8 @@ constexpr char kDrainDoc[] =
     "prompt: None, or (queue_s, logprobs). queue_s: how long the request waited until some of it\n"
     "ran, told once, else None. logprobs: None, or those of the next prompt tokens, as above; the\n"
     "first token has none.\n"
+    "event_chunk: None, or the text as an event if the request has a format for them and the news\n"
+    "is text and tokens alone; text is empty then.\n"
     "text may lag behind token_ids while bytes are held back.";
 
 }  // namespace
@@ -210,11 +223,13 @@ void RegisterEngine(py::module_& module) {
           "False when the step took longer than that: nobody has been answered then.")
       .def("submit", &Submit, py::arg("request_id"), py::arg("prompt_ids"), py::arg("sampling"),
            py::arg("num_choices") = 1, py::arg("priority") = 0, py::arg("grammar") = nullptr,
-           py::arg("begins_text") = true,
+           py::arg("begins_text") = true, py::arg("events") = py::none(),
            "Queues a request. prompt_ids: token ids, or their bytes as int32 in native order.\n\n"
            "request_id is the caller's, unique among open requests. Lower priority runs first.\n"
            "grammar: what every choice must match, None for free text. begins_text: the output is\n"
            "not the rest of the prompt's text.\n"
+           "events: None, or ([a choice's constant beginning, ...], constant end): news of text\n"
+           "becomes a server-sent event, with a JSON string between them, in an HTTP chunk.\n"
            "CoreError: invalid_value, context_overflow, queue_full, unavailable.")
       .def(
           "cancel",

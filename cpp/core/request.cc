@@ -22,6 +22,11 @@ Status Request::Validate(const EngineConfig& config) const {
       })) {
     return status;
   }
+  if (events != nullptr && events->prefixes.size() != static_cast<size_t>(num_choices)) {
+    return Error{ErrorCode::kInvalidValue, "events",
+                 "events must have a prefix for each of the " + std::to_string(num_choices) +
+                     " choices, got " + std::to_string(events->prefixes.size())};
+  }
   return sampling.Validate(config.vocab_size);
 }
 

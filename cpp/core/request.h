@@ -7,6 +7,7 @@
 
 #include "base/result.h"
 #include "core/engine_config.h"
+#include "core/event_format.h"
 #include "core/grammar.h"
 #include "core/sampling_params.h"
 
@@ -27,6 +28,8 @@ struct Request {
   // What every choice must match; null for free text. It decides where EOS may be drawn, so
   // ignore_eos has no effect then, and a choice ends as soon as nothing more can follow.
   std::shared_ptr<const Grammar> grammar;
+  // How to write text that comes alone, with a prefix for each choice; null to hand it out as text.
+  std::shared_ptr<const EventFormat> events;
 
   // Checks ids, sizes and context: prompt + 1, or with max_tokens 0 the prompt alone, must fit
   // config.MaxTokensPerSequence() (else kContextOverflow). Errors name the fields as clients do:

@@ -82,6 +82,7 @@ OutputItem Generation::MakeItem() const {
   OutputItem item;
   item.request_id = request->id;
   item.choice = choice;
+  item.events = request->events;
   item.prompt_tokens = prompt_length();
   item.completion_tokens = num_generated();
   return item;

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "text/event_writer.h"
 
 namespace mlc_server {
 namespace {
@@ -59,6 +60,15 @@ void OutputItem::Merge(OutputItem&& later) {
   error = std::move(later.error);
   prompt_tokens = later.prompt_tokens;
   completion_tokens = later.completion_tokens;
+}
+
+void OutputItem::WriteEvent() {
+  const bool tells_text_alone = !text.empty() && logprobs.empty() && queue_ns < 0 &&
+                                prompt_logprobs.empty() && finish_reason == FinishReason::kNone;
+  if (events != nullptr && tells_text_alone) {
+    event_chunk = WriteEventChunk(*events, choice, text);
+    text.clear();
+  }
 }
 
 }  // namespace mlc_server

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -40,10 +41,15 @@ struct OutputItem {
   std::string stop_string;     // the stop string that ended it; empty is none
   std::string error;           // for the client; no internals
   int32_t prompt_tokens = 0;
-  int32_t completion_tokens = 0;  // drawn so far, the one that ended it included
+  int32_t completion_tokens = 0;              // drawn so far, the one that ended it included
+  std::shared_ptr<const EventFormat> events;  // the request's
+  std::string event_chunk;                    // see WriteEvent()
 
   // Takes over what `later` reports of the same choice.
   void Merge(OutputItem&& later);
+  // If the request has a format for events, and this tells of text and tokens and of nothing else:
+  // makes the text an `event_chunk` (see text/event_writer.h). For the reader, after all merging.
+  void WriteEvent();
 };
 
 }  // namespace mlc_server

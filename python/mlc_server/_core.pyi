@@ -251,6 +251,7 @@ StepOutput = tuple[
     int,
     str | None,
     tuple[float | None, Logprobs | None] | None,
+    bytes | None,
 ]
 
 @final
@@ -269,6 +270,7 @@ class Engine:
         priority: int = 0,
         grammar: Grammar | None = None,
         begins_text: bool = True,
+        events: tuple[Sequence[bytes], bytes] | None = None,
     ) -> None: ...
     def cancel(self, request_id: int) -> None: ...
     def wake_fd(self) -> int: ...

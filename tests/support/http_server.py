@@ -65,6 +65,9 @@ class FakeEngine:
         self.open[handle] = asyncio.ensure_future(self._play(handle, request, sink))
         return handle
 
+    def listen(self, handle: Any, event_sink: Callable[[Delta], bool]) -> None:
+        """Its news has no events."""
+
     def cancel(self, handle: Any) -> None:
         self.cancelled.append(handle)
         task = self.open.pop(handle, None)

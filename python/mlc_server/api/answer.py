@@ -14,7 +14,7 @@ from mlc_server.api.request_log import RequestLog
 from mlc_server.api.tools import ToolUse
 from mlc_server.engine import Delta, TokenLogprob
 from mlc_server.errors import GenerationFailed
-from mlc_server.protocol.responses import Logprob, ResponseHead
+from mlc_server.protocol.responses import Logprob, ResponseHead, Usage
 
 # How the core's finish reasons read over HTTP. "error" and "cancelled" never become a choice.
 _FAILED = ("error", "cancelled")
@@ -36,6 +36,10 @@ class Answer:
     prompt_ids: Sequence[int] | None = None
     # Tokens that no text shows.
     hidden_ids: frozenset[int] = frozenset()
+
+    def usage(self) -> Usage:
+        """What has been used so far."""
+        return Usage(self.prompt_tokens, self.log.completion_tokens)
 
     def logprobs(self, delta: Delta) -> list[Logprob] | None:
         """The delta's log-probabilities with tokens as bytes; None if none were asked for."""

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse
+from starlette.routing import Route
 
 from mlc_server import __version__
 from mlc_server.api import chat, completions, debug, embeddings, status, tokens
@@ -48,6 +49,12 @@ def create_app(settings: ServerSettings, service: Service) -> FastAPI:
     )
     app.add_middleware(RequestIdMiddleware)
     install_error_handlers(app)
+    # These parse their own bodies and use nothing of what FastAPI does around an endpoint, which
+    # takes a third of a short request's time; the routes below describe them.
+    app.router.routes += [
+        Route("/v1/chat/completions", chat.chat_completions, methods=["POST"]),
+        Route("/v1/completions", completions.completions, methods=["POST"]),
+    ]
     app.include_router(status.router)
     app.include_router(chat.router)
     app.include_router(completions.router)

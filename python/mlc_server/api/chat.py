@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -12,7 +14,7 @@ from mlc_server.api.examples import CHAT_REQUEST_BODY
 from mlc_server.api.request_log import RequestLog
 from mlc_server.api.sampling import check_scored, generation_request
 from mlc_server.api.service import ServedModel, Service
-from mlc_server.api.streamed import EventStreamResponse
+from mlc_server.api.streamed import ChatStream, chat_events
 from mlc_server.api.template_input import (
     tell_unread,
     template_messages,
@@ -48,7 +50,7 @@ async def chat_completions(request: Request) -> Response:
         log.refused(error)
         raise
     if body.stream:
-        return EventStreamResponse(
+        return ChatStream(
             answer,
             include_usage=_includes_usage(body),
             usage_always=_includes_usage(body, always=True),
@@ -82,10 +84,15 @@ async def _begin(
     )
     request, tools = await prepare(service, request, tools)
     check_scored(body, len(prompt_ids))
+    head = ResponseHead.new(model.shown_as(body.model), model.system_fingerprint)
+    usage = _includes_usage(body, always=True)
+    if body.stream and tools is None and not usage and not body.return_token_ids:
+        events = chat_events(head, request.num_choices, include_usage=_includes_usage(body))
+        request = replace(request, events=events)
     generation = service.open(request)
     log.submitted(len(prompt_ids), request.num_choices)
     return Answer(
-        head=ResponseHead.new(model.shown_as(body.model), model.system_fingerprint),
+        head=head,
         generation=generation,
         num_choices=request.num_choices,
         prompt_tokens=len(prompt_ids),

@@ -14,15 +14,19 @@ from mlc_server.api.answer import Answer
 from mlc_server.api.body import read_request
 from mlc_server.api.collected import gather
 from mlc_server.api.completion_choices import Choice, answered_prompts
-from mlc_server.api.completion_stream import CompletionStream, usage_of
+from mlc_server.api.completion_stream import CompletionStream, streams_plain_text
 from mlc_server.api.examples import COMPLETION_REQUEST_BODY
 from mlc_server.api.request_log import RequestLog
 from mlc_server.api.sampling import check_scored, generation_request
 from mlc_server.api.service import ServedModel, Service
-from mlc_server.engine import GenerationRequest
+from mlc_server.engine import EventFormat, GenerationRequest
 from mlc_server.errors import InvalidRequest, RequestError
 from mlc_server.limits import ENCODE_INLINE_CHARACTERS, MAX_STOP_TOKEN_IDS
-from mlc_server.protocol.completion_responses import completion_head, completion_json
+from mlc_server.protocol.completion_responses import (
+    around_text,
+    completion_head,
+    completion_json,
+)
 from mlc_server.protocol.completions import CompletionRequest, Prompt
 from mlc_server.text.fill_in_middle import FillInMiddle
 from mlc_server.text.prompt import StopRules
@@ -140,8 +144,10 @@ async def _begin(
     window = model.context_window_size
     num_tokens = sum(map(len, prompt_ids))
     check_scored(body, num_tokens)
+    head = completion_head(model.shown_as(body.model), model.system_fingerprint)
+    n = body.n or 1
     requests = []
-    for ids in prompt_ids:
+    for index, ids in enumerate(prompt_ids):
         if not ids:
             raise InvalidRequest("prompt: makes no token", param="prompt")
         request = generation_request(
@@ -149,12 +155,14 @@ async def _begin(
         )
         if body.suffix:
             request = _ending_with_the_middle(model, request)
+        if streams_plain_text(body):
+            request = replace(request, events=EventFormat(*around_text(head, index * n, n)))
         requests.append(await service.prepare(request))
     generation = service.open(*requests)
-    num_choices = len(requests) * (body.n or 1)
+    num_choices = len(requests) * n
     log.submitted(num_tokens, num_choices)
     return Answer(
-        head=completion_head(model.shown_as(body.model), model.system_fingerprint),
+        head=head,
         generation=generation,
         num_choices=num_choices,
         prompt_tokens=num_tokens,
@@ -169,5 +177,6 @@ async def _collect(answer: Answer, choices: Sequence[Choice], receive: Receive) 
     left = await gather(answer, receive, lambda delta, lp: choices[delta.choice].add(delta, lp))
     if left is not None:
         return left
-    body = completion_json(answer.head, [choice.to_json() for choice in choices], usage_of(answer))
+    choices_json = [choice.to_json() for choice in choices]
+    body = completion_json(answer.head, choices_json, answer.usage())
     return Response(body, media_type="application/json")

@@ -2,7 +2,7 @@
 bytes, and an end to clients that stop reading.
 
 Without them a few hundred half-sent requests hold their connections for ever, and a header of any
-size is accepted.
+size is accepted. It also lets a stream write its chunks without a coroutine for each of them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from mlc_server import limits
 from mlc_server.protocol.error_body import error_body
@@ -18,6 +23,47 @@ from mlc_server.protocol.error_body import error_body
 
 class _HeadersTooLargeError(Exception):
     """Raised inside the parser's callbacks, which stops the parser."""
+
+
+# The extension of ASGI that brings a ChunkWriter with a request.
+_CHUNKS = "mlc_server.chunks"
+
+
+class ChunkWriter:
+    """Writes to a response under way at once, beside the ASGI `send` that begins and ends it."""
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._flow = cycle.flow
+        self._write = cycle.transport.write
+
+    @staticmethod
+    def of(scope: Scope) -> ChunkWriter | None:
+        """The writer for a response whose head has been sent and said that chunks follow; None
+        for others, and on other servers than ours."""
+        writer = scope.get("extensions", {}).get(_CHUNKS, {}).get("writer")
+        if isinstance(writer, ChunkWriter) and writer._cycle.chunked_encoding:
+            return writer
+        return None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the client is there and reads as fast as it is written to."""
+        return not (self._flow.write_paused or self._cycle.disconnected)
+
+    def write(self, chunks: bytes) -> None:
+        """Sends whole chunks; only while it is open, and not after the end of the response."""
+        self._write(chunks)
+
+
+def http_chunk(data: bytes) -> bytes:
+    """`data`, which is not empty, as a chunk (RFC 9112, section 7.1)."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def chunk_data(chunk: bytes) -> bytes:
+    """The data of a chunk, for a transport that makes its own."""
+    return chunk[chunk.index(b"\r\n") + 2 : -2]
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
@@ -71,6 +117,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_headers = False
         super().on_headers_complete()
+        # The application's task has been made and has not run yet.
+        self.scope["extensions"] = {_CHUNKS: {"writer": ChunkWriter(self.cycle)}}
         if self.pipeline:
             self._clear_deadline()  # its body is not read before the answers ahead of it are out
         else:

@@ -7,11 +7,18 @@ the event loop. The engine's thread does nothing for them.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
@@ -66,9 +73,10 @@ class Metrics:
         self.first_token = histogram(
             "time_to_first_token_seconds", "from request to first token", _LATENCY_S
         )
-        self.inter_token = histogram(
-            "inter_token_latency_seconds", "between two tokens of a choice", _LATENCY_S
+        self.inter_token = TokenGaps(
+            PREFIX + "inter_token_latency_seconds", "between two tokens of a choice", _LATENCY_S
         )
+        own.register(self.inter_token)
         self.per_output_token = histogram(
             "time_per_output_token_seconds", "a request's mean after its first token", _LATENCY_S
         )
@@ -103,6 +111,28 @@ class Metrics:
     def render(self) -> bytes:
         """Prometheus' text format."""
         return generate_latest(self._registry)
+
+
+class TokenGaps(Collector):
+    """A histogram for what happens with every token: no lock, as all of it is on one thread."""
+
+    def __init__(self, name: str, meaning: str, bounds: tuple[float, ...]) -> None:
+        self._name, self._meaning, self._bounds = name, meaning, bounds
+        self._counts = [0] * (len(bounds) + 1)  # the last is above all bounds
+        self._sum = 0.0
+
+    def observe(self, total_s: float, count: int) -> None:
+        """`count` gaps, `total_s` together; they count as evenly spaced."""
+        self._counts[bisect_left(self._bounds, total_s / count)] += count
+        self._sum += total_s
+
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        names = [*(str(float(bound)) for bound in self._bounds), "+Inf"]
+        buckets = list(zip(names, map(float, accumulate(self._counts)), strict=True))
+        yield HistogramMetricFamily(self._name, self._meaning, buckets=buckets, sum_value=self._sum)
 
 
 class _EngineCollector(Collector):

@@ -62,7 +62,7 @@ class RequestLog:
         if delta.prompt is not None and delta.prompt.queue_s is not None:
             self._started(delta.prompt.queue_s)
         if delta.token_ids:
-            self._tokens(delta)
+            self.tokens(delta.choice, len(delta.token_ids), delta.completion_tokens)
         self._completion_tokens[delta.choice] = delta.completion_tokens
         if delta.finish_reason is not None:
             self._finish_reasons.append(delta.finish_reason)
@@ -88,23 +88,25 @@ class RequestLog:
         assert self._queue_s is not None
         return min(self._submitted_s + self._queue_s, time.perf_counter())
 
-    def _tokens(self, delta: Delta) -> None:
-        """One or more new tokens of a choice; several count as evenly spaced."""
+    def tokens(self, choice: int, count: int, total: int) -> None:
+        """`count` new tokens of a choice, which has `total` now; several count as evenly spaced."""
         now_s = time.perf_counter()
-        if self._first_token_s is None:
-            self._first_token_s = now_s
-            self._metrics.first_token.observe(now_s - self._begin_s)
-            if self._queue_s is not None:
-                self._metrics.prefill_time.observe(now_s - self._started_s)
-            self._event("first_token", choice=delta.choice)
-            self._end_slice()
-            self._begin_slice("decode")
-        latest_s = self._token_s.get(delta.choice)
+        latest_s = self._token_s.get(choice)
         if latest_s is not None:
-            gap_s = (now_s - latest_s) / len(delta.token_ids)
-            for _ in delta.token_ids:
-                self._metrics.inter_token.observe(gap_s)
-        self._token_s[delta.choice] = now_s
+            self._metrics.inter_token.observe(now_s - latest_s, count)
+        elif self._first_token_s is None:
+            self._first_token(choice, now_s)
+        self._token_s[choice] = now_s
+        self._completion_tokens[choice] = total
+
+    def _first_token(self, choice: int, now_s: float) -> None:
+        self._first_token_s = now_s
+        self._metrics.first_token.observe(now_s - self._begin_s)
+        if self._queue_s is not None:
+            self._metrics.prefill_time.observe(now_s - self._started_s)
+        self._event("first_token", choice=choice)
+        self._end_slice()
+        self._begin_slice("decode")
 
     def finished(self) -> None:
         total_s = time.perf_counter() - self._begin_s

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Protocol
 
 from mlc_server.api.generation import Generation
-from mlc_server.engine import Delta, EngineStats, GenerationRequest
+from mlc_server.engine import Delta, EngineStats, EventSink, GenerationRequest
 from mlc_server.errors import ModelNotFound, RequestError, Unavailable
 from mlc_server.protocol.excerpt import show
 from mlc_server.settings import ToolCallStyle
@@ -23,6 +23,8 @@ class EnginePort(Protocol):
     async def prepare(self, request: GenerationRequest) -> GenerationRequest: ...
 
     def submit(self, request: GenerationRequest, sink: Callable[[list[Delta]], None]) -> object: ...
+
+    def listen(self, handle: object, event_sink: EventSink) -> None: ...
 
     def cancel(self, handle: object) -> None: ...
 

@@ -1,12 +1,13 @@
 """The compiled engine on an asyncio event loop."""
 
 from mlc_server._core import EngineStats
-from mlc_server.engine.async_engine import AsyncEngine, Sink
+from mlc_server.engine.async_engine import AsyncEngine, EventSink, Sink
 from mlc_server.engine.grammar import GrammarCompiler
 from mlc_server.engine.types import (
     CompiledGrammar,
     CompletedChoice,
     Delta,
+    EventFormat,
     GenerationRequest,
     GrammarSpec,
     Handle,
@@ -21,6 +22,8 @@ __all__ = [
     "CompletedChoice",
     "Delta",
     "EngineStats",
+    "EventFormat",
+    "EventSink",
     "GenerationRequest",
     "GrammarCompiler",
     "GrammarSpec",

@@ -26,6 +26,7 @@ from mlc_server.limits import HEARTBEAT_STALE_S
 logger = logging.getLogger(__name__)
 
 Sink = Callable[[list[Delta]], None]
+EventSink = Callable[[Delta], bool]
 
 _WATCH_INTERVAL_S = 1.0
 _STOP_TIMEOUT_S = 10.0
@@ -34,10 +35,11 @@ _STOP_TIMEOUT_S = 10.0
 class _Open:
     """A request under way: who wants its output, and which choices are still to end."""
 
-    __slots__ = ("choices", "prompt_tokens", "sink")
+    __slots__ = ("choices", "event_sink", "prompt_tokens", "sink")
 
     def __init__(self, sink: Sink, request: GenerationRequest) -> None:
         self.sink = sink
+        self.event_sink: EventSink | None = None
         self.choices = set(range(request.num_choices))
         self.prompt_tokens = len(request.prompt_ids)
 
@@ -119,6 +121,7 @@ class AsyncEngine:
         grammar = request.grammar
         assert not isinstance(grammar, GrammarSpec), "prepare() the request first"
         params = sampling_params(request.sampling)
+        events = request.events
         request_id = next(self._ids)
         try:
             self._core.submit(
@@ -129,12 +132,23 @@ class AsyncEngine:
                 request.priority,
                 None if grammar is None else grammar.core,
                 request.begins_text,
+                None if events is None else (events.prefixes, events.suffix),
             )
         except _core.CoreError as error:
             seconds = self._retry_after.seconds(self._core.stats().num_waiting)
             raise request_error(error, seconds) from error
         self._open[request_id] = _Open(sink, request)
         return Handle(request_id)
+
+    def listen(self, handle: object, event_sink: EventSink) -> None:
+        """Offers each delta with an `event_chunk` to `event_sink` before the sink.
+
+        It must not block either, and says whether it took the delta; else the sink gets it.
+        """
+        assert isinstance(handle, Handle)
+        entry = self._open.get(handle.request_id)
+        if entry is not None:
+            entry.event_sink = event_sink
 
     def cancel(self, handle: object) -> None:
         """Ends a request: its sink is not called again and its pages are free after the next step.
@@ -189,10 +203,22 @@ class AsyncEngine:
     # Output
 
     def _deliver(self) -> None:
-        """Hands everything drained to the sinks, one call per request."""
+        """Hands everything drained to the sinks: events one by one, the rest in one call per
+        request. A choice's event comes before its end and after nothing of it."""
         news: dict[int, list[Delta]] = {}
         for item in self._core.drain():
-            news.setdefault(item[0], []).append(delta_from(item))
+            request_id, delta = item[0], delta_from(item)
+            entry = self._open.get(request_id)
+            if entry is None:
+                continue  # cancelled meanwhile
+            if delta.event_chunk is not None and entry.event_sink is not None:
+                try:
+                    if entry.event_sink(delta):
+                        continue
+                except Exception:
+                    self._give_up(request_id)
+                    continue
+            news.setdefault(request_id, []).append(delta)
         for request_id, deltas in news.items():
             self._hand_over(request_id, deltas)
 
@@ -209,8 +235,11 @@ class AsyncEngine:
         try:
             entry.sink(deltas)
         except Exception:
-            logger.exception("the sink of request %d failed; the request is cancelled", request_id)
-            self.cancel(Handle(request_id))
+            self._give_up(request_id)
+
+    def _give_up(self, request_id: int) -> None:
+        logger.exception("the sink of request %d failed; the request is cancelled", request_id)
+        self.cancel(Handle(request_id))
 
     # Death
 
@@ -236,7 +265,7 @@ class AsyncEngine:
         for request_id, entry in list(self._open.items()):
             tokens = entry.prompt_tokens
             end = Delta(0, "", [], finish_reason="error", prompt_tokens=tokens, error=error)
-            deltas = [replace(end, choice=choice) for choice in sorted(entry.choices)]
+            deltas = [end._replace(choice=choice) for choice in sorted(entry.choices)]
             self._hand_over(request_id, deltas)
 
 

@@ -23,32 +23,14 @@ def sampling_params(options: SamplingOptions) -> _core.SamplingParams:
 
 
 def delta_from(item: _core.StepOutput) -> Delta:
-    """A drained item without its request id."""
-    (
-        _,
-        choice,
-        text,
-        token_ids,
-        logprobs,
-        finish_reason,
-        stop_reason,
-        prompt_tokens,
-        completion_tokens,
-        error,
-        prompt,
-    ) = item
-    return Delta(
-        choice,
-        text,
-        token_ids,
-        _logprobs(logprobs),
-        finish_reason,
-        stop_reason,
-        prompt_tokens,
-        completion_tokens,
-        error,
-        None if prompt is None else PromptNews(prompt[0], _logprobs(prompt[1])),
-    )
+    """A drained item without its request id; its fields are Delta's, in the same order."""
+    delta = Delta._make(item[1:])
+    if delta.logprobs is not None:
+        delta = delta._replace(logprobs=_logprobs(item[4]))
+    if item[10] is not None:
+        queue_s, logprobs = item[10]
+        delta = delta._replace(prompt=PromptNews(queue_s, _logprobs(logprobs)))
+    return delta
 
 
 def _logprobs(entries: _core.Logprobs | None) -> list[TokenLogprob] | None:

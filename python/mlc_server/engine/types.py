@@ -61,11 +61,21 @@ class CompiledGrammar:
 
 
 @dataclass(frozen=True, slots=True)
+class EventFormat:
+    """How text that comes alone is told as a server-sent event: as a JSON string between constant
+    parts. `prefixes` has one for each choice."""
+
+    prefixes: Sequence[bytes]
+    suffix: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """A prompt to continue `num_choices` times. Lower `priority` runs first.
 
     With a `grammar`, tokens are drawn among those that keep the output a prefix of a match, and it
     decides where the output may end: `ignore_eos` has no effect. AsyncEngine.prepare() compiles it.
+    With `events`, news of text and tokens alone has the text as an `event_chunk`.
     """
 
     prompt_ids: Sequence[int]
@@ -75,6 +85,7 @@ class GenerationRequest:
     grammar: GrammarSpec | CompiledGrammar | None = None
     # False if the output goes on with the prompt's text, whose words a space may come before.
     begins_text: bool = True
+    events: EventFormat | None = None
 
 
 class TokenLogprob(NamedTuple):
@@ -97,8 +108,7 @@ class PromptNews(NamedTuple):
     logprobs: list[TokenLogprob] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(NamedTuple):
     """News of one choice since its sink was last called.
 
     `text` may lag behind `token_ids`, because bytes that may yet become part of a character or of
@@ -119,6 +129,8 @@ class Delta:
     # What went wrong, for the client, when finish_reason is "error".
     error: str | None = None
     prompt: PromptNews | None = None
+    # The text as a server-sent event in an HTTP chunk; `text` is empty then.
+    event_chunk: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

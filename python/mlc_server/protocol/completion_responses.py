@@ -111,7 +111,7 @@ def with_token_ids(
 def completion_json(
     head: ResponseHead, choices: Sequence[dict[str, Any]], usage: Usage | None
 ) -> bytes:
-    """A whole response, or in a stream one chunk, as JSON."""
+    """A whole response as JSON."""
     body: dict[str, Any] = {
         "id": head.id,
         "object": "text_completion",
@@ -123,6 +123,26 @@ def completion_json(
     if usage is not None:
         body["usage"] = usage.to_json()
     return orjson.dumps(body)
+
+
+def completion_event(
+    head: ResponseHead, choices: Sequence[dict[str, Any]], usage: Usage | None
+) -> bytes:
+    """One chunk of a stream, as a server-sent event."""
+    return b"data: " + completion_json(head, choices, usage) + b"\n\n"
+
+
+def around_text(head: ResponseHead, first: int, num_choices: int) -> tuple[list[bytes], bytes]:
+    """What completion_event() puts before the JSON string of a choice's text, for so many choices
+    from number `first` on, and after it."""
+    before, after = [], b""
+    for index in range(first, first + num_choices):
+        event = completion_event(head, [choice_json(index, "")], None)
+        # No string can hold this: its quotes would be escaped.
+        start, key, rest = event.partition(b'"text":')
+        before.append(start + key)
+        after = rest.removeprefix(b'""')
+    return before, after
 
 
 def _token(raw: bytes) -> str:

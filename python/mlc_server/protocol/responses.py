@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 DONE_EVENT = b"data: [DONE]\n\n"
+_AFTER_TEXT = b'},"logprobs":null,"finish_reason":null}'
 
 # For each token of a prompt, what the model thought of it and of its rivals by token id; None for
 # the first.
@@ -165,17 +166,19 @@ class ChunkWriter:
     def text(self, index: int, text: str, logprobs: Sequence[Logprob] | None = None) -> bytes:
         """More text of a choice."""
         if logprobs is None:
-            tail = b'},"logprobs":null,"finish_reason":null}'
+            tail = _AFTER_TEXT
         else:
             encoded = orjson.dumps(logprobs_json(logprobs))
             tail = b'},"logprobs":%b,"finish_reason":null}' % encoded
-        return b'%b{"index":%d,"delta":{"content":%b%b%b' % (
-            self._start,
-            index,
-            orjson.dumps(text),
-            tail,
-            self._end,
-        )
+        return b"%b%b%b%b" % (self._before_text(index), orjson.dumps(text), tail, self._end)
+
+    def around_text(self, num_choices: int) -> tuple[list[bytes], bytes]:
+        """What text() puts before the JSON string of each choice, and after it."""
+        before = [self._before_text(index) for index in range(num_choices)]
+        return before, _AFTER_TEXT + self._end
+
+    def _before_text(self, index: int) -> bytes:
+        return b'%b{"index":%d,"delta":{"content":' % (self._start, index)
 
     def tool_call(self, index: int, call_index: int, call: CalledTool) -> bytes:
         """The beginning of a call: its id, type and name, once; `arguments` begins them."""
