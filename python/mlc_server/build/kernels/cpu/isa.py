@@ -44,8 +44,8 @@ class VectorIsa:
 
     `lanes` is the number of 32-bit lanes of one register, `registers` how many registers there
     are; `row_vectors` x `max_tokens` is the register block of the matrix kernels (vectors of
-    outputs x rows of activations), `row_vectors` x `expanded_tokens` that over unpacked
-    weights. A dot product works on 4 bytes per 32-bit lane.
+    outputs x rows of activations; `vectors_for`), `row_vectors` x `expanded_tokens` that over
+    unpacked weights. A dot product works on 4 bytes per 32-bit lane.
     """
 
     name: str
@@ -66,8 +66,8 @@ class VectorIsa:
         """TIR type of one register of i32."""
         return f"int32x{self.lanes}"
 
-    def vectors_for(self, tokens: int) -> int:
-        """Vectors of outputs of a register block for `tokens` rows.
+    def vectors_for(self, tokens: int, bits: int) -> int:
+        """Vectors of outputs of a register block for `tokens` rows of weights of `bits` bits.
 
         One row reads a whole panel of 32 outputs at once where accumulators (integer and float)
         leave registers for the operands, so that memory is one linear stream.
@@ -75,12 +75,20 @@ class VectorIsa:
         whole_panel = 32 // self.lanes
         if tokens == 1 and 2 * whole_panel + 4 <= self.registers:
             return whole_panel
-        return self.row_vectors
+        return self.row_vectors // max(1, self._short_sums(bits))
 
     @property
     def has_f16(self) -> bool:
         """Whether the target converts vectors between f16 and f32 in hardware."""
         return self.name != "portable"
+
+    def loops_over_quads(self, bits: int, tokens: int) -> bool:
+        """Whether the dot products of a group are a loop over its quads of columns.
+
+        Of straight code LLVM finishes one row's sums before the next one's, while the weights of
+        the whole group wait in memory where registers are few.
+        """
+        return tokens > 1 and self._short_sums(bits) > 0
 
     @property
     def dots_take_lanes(self) -> bool:
@@ -129,7 +137,7 @@ class VectorIsa:
         One a nibble of the weights on avx2, which adds up pairs of products in 16 bits: those of
         bytes would saturate, 8 quads of nibbles fit (8 * 2 * 15 * 127 = 30480).
         """
-        return bits // 4 if self.name == "avx2" else 0
+        return bits // 4 if self.name == "avx2" and bits <= 8 else 0
 
     def dot_bias(self, bits: int) -> int:
         """What `dot4` subtracts from each weight: sdot has no unsigned operand."""
@@ -183,7 +191,7 @@ def _dot4_portable(isa: VectorIsa, acc: Expr, weights: Expr, quad: Expr) -> Expr
 _ISAS: dict[str, VectorIsa] = {
     "avx512vnni": VectorIsa("avx512vnni", 16, 32, 2, 5, 6, _dot4_vnni),
     "avxvnni": VectorIsa("avxvnni", 8, 16, 2, 3, 3, _dot4_vnni),
-    "avx2": VectorIsa("avx2", 8, 16, 1, 5, 5, _dot4_avx2),
+    "avx2": VectorIsa("avx2", 8, 16, 2, 4, 3, _dot4_avx2),
     "neon": VectorIsa("neon", 4, 32, 2, 5, 5, _dot4_neon),
     "portable": VectorIsa("portable", 4, 16, 4, 1, 1, _dot4_portable),
 }

@@ -173,7 +173,7 @@ class _Kernel:
 
     def _emit_block(self, unit: Expr, row: Expr, tokens: int) -> None:
         """All outputs of one unit for `tokens` rows."""
-        lanes, vectors = self._isa.lanes, self._isa.vectors_for(tokens)
+        lanes, vectors = self._isa.lanes, self._block.vectors_for(tokens)
         panels = self._epilogue.panels_per_unit
         parts = PANEL_ROWS // (vectors * lanes)
         self._epilogue.begin(unit, row, tokens)

@@ -5,7 +5,7 @@ Contents:
     QuantizedBlock    integer dot products per group of 32 columns, then one rescale.
     float_block       f32 fma over columns, for f16 and f32 weights.
 
-A block holds `isa.vectors_for(tokens)` vectors of outputs x `tokens` rows of f32 accumulators in
+A block holds `vectors_for(tokens)` vectors of outputs x `tokens` rows of f32 accumulators in
 registers.
 Weights are loaded (and nibbles split) once for all its tokens; activations are broadcast from
 memory, four int8 or one f32 at a time.
@@ -14,14 +14,15 @@ memory, four int8 or one f32 at a time.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import tvm_ffi
 from tvm import tirx
 from tvm.tirx.script.builder import ir as builder
 
 from mlc_server.build.kernels.cpu.frame import scratch
-from mlc_server.build.kernels.cpu.isa import VectorIsa
+from mlc_server.build.kernels.cpu.isa import DotSums, VectorIsa
 from mlc_server.build.kernels.cpu.packed_matrix import PANEL_ROWS, PackedMatrix
 from mlc_server.build.kernels.cpu.vector_ops import GROUP, f16_to_f32, fma, let, splat
 
@@ -54,13 +55,17 @@ class RegisterBlock(ABC):
         self._first: Expr = None
         self._row: Expr = None
 
+    def vectors_for(self, tokens: int) -> int:
+        """Vectors of outputs that a block of `tokens` rows computes."""
+        return self._isa.vectors_for(tokens, self._matrix.bits)
+
     def emit(self, panel: Expr, first: Expr, row: Expr, tokens: int) -> list[list[Expr]]:
         """Emits the loop over K; returns acc[token][vector], each f32 x lanes.
 
-        panel, first: outputs `first`.. of that panel, `isa.vectors_for(tokens)` vectors of them;
+        panel, first: outputs `first`.. of that panel, `vectors_for(tokens)` vectors of them;
         row: first row of the activations. All i32.
         """
-        lanes, vectors = self._isa.lanes, self._isa.vectors_for(tokens)
+        lanes, vectors = self._isa.lanes, self.vectors_for(tokens)
         self._first, self._row = first, row
         base = let(self._offset + tirx.Cast("int64", panel) * self._matrix.panel_bytes)
         zeros = [[splat(0.0, lanes)] * vectors for _ in range(tokens)]
@@ -126,25 +131,53 @@ class QuantizedBlock(RegisterBlock):
     def _emit_step(self, block: Expr, step: Expr, acc: list[list[Expr]]) -> list[list[Expr]]:
         isa, bits, vectors = self._isa, self._matrix.bits, len(acc[0])
         starts = [self._dot_start(token, step) for token in range(len(acc))]
-        dots = [[isa.dot_begin(start, bits)] * vectors for start in starts]
-        quads = [self._quads(token, step) for token in range(len(acc))]
-        for index, weights in self._weights(block, step, vectors):
-            operands = [isa.dot_operands(weight, bits) for weight in weights]
-            for token, sums in enumerate(dots):
-                quad = let(quads[token](index))
-                for v, operand in enumerate(operands):
-                    sums[v] = isa.dot4(sums[v], operand, quad)
+        dots = self._dots(block, step, starts, vectors)
         ends = [
             [let(isa.dot_end(value, start, bits)) for value in sums]
             for start, sums in zip(starts, dots, strict=True)
         ]
         return self._rescale(block, step, ends, acc)
 
+    def _dots(
+        self, block: Expr, step: Expr, starts: list[Expr], vectors: int
+    ) -> list[list[DotSums]]:
+        """The group's sums [token][vector], to be ended."""
+        isa, bits = self._isa, self._matrix.bits
+        quads = [self._quads(token, step) for token in range(len(starts))]
+        dots = [[isa.dot_begin(start, bits)] * vectors for start in starts]
+        if not isa.loops_over_quads(bits, len(starts)):
+            for passed in range(self._passes):
+                self._add_quads(dots, quads, self._weights(block, step, vectors, passed))
+            return dots
+        sums = _Sums(dots)
+        # Always `_passes`, but LLVM must not know: it would unroll the loop.
+        passes = let(tirx.Cast("int32", tirx.min(self._arena.shape[0], self._passes)))
+        with builder.serial(0, passes) as passed:
+            dots = sums.load()
+            self._add_quads(dots, quads, self._weights(block, step, vectors, passed))
+            sums.store(dots)
+        return sums.load()
+
+    def _add_quads(
+        self,
+        dots: list[list[DotSums]],
+        quads: list[Callable[[Expr], Expr]],
+        weights: Iterable[tuple[Expr, list[Expr]]],
+    ) -> None:
+        """Adds to `dots` what `weights` of some quads of columns make."""
+        isa, bits = self._isa, self._matrix.bits
+        for index, vectors in weights:
+            operands = [isa.dot_operands(weight, bits) for weight in vectors]
+            for token, sums in enumerate(dots):
+                quad = let(quads[token](index))
+                for v, operand in enumerate(operands):
+                    sums[v] = isa.dot4(sums[v], operand, quad)
+
     def _activation_group(self, step: Expr) -> Expr:
         """The group of the activations that step `step` of the loop multiplies."""
         return step
 
-    def _quads(self, token: int, step: Expr) -> Callable[[int], Expr]:
+    def _quads(self, token: int, step: Expr) -> Callable[[Expr], Expr]:
         """Index -> four activations of the row's group as an int32, the same for every output."""
         xq, row = self._activations[0], self._row + token
         first = self._activation_group(step) * GROUP
@@ -168,32 +201,37 @@ class QuantizedBlock(RegisterBlock):
             self._activations[2][self._row + token, self._activation_group(step)] * -zero_point
         )
 
-    def _weights(self, block: Expr, step: Expr, vectors: int) -> list[tuple[int, list[Expr]]]:
-        """(quad of columns, weights of each vector as u8 x 4 lanes) in order of use."""
+    @property
+    def _passes(self) -> int:
+        """Passes that a group's weights are taken in."""
+        return 4 if self._matrix.bits == 4 else 8
+
+    def _weights(
+        self, block: Expr, step: Expr, vectors: int, passed: Expr
+    ) -> Iterator[tuple[Expr, list[Expr]]]:
+        """(quad of columns, weights of each vector as u8 x 4 lanes) of pass `passed`.
+
+        Emitted as they are taken: 16 registers do not hold the weights of a whole group.
+        """
         del step
-        return self._packed_weights(block, vectors)
+        return self._packed_weights(block, vectors, passed)
 
-    def _packed_weights(self, block: Expr, vectors: int) -> list[tuple[int, list[Expr]]]:
-        """(quad of columns, weights of each vector as u8 x 4 lanes) in order of use."""
+    def _packed_weights(
+        self, block: Expr, vectors: int, passed: Expr
+    ) -> Iterator[tuple[Expr, list[Expr]]]:
+        """The same of weights in the arena."""
         size = 4 * self._isa.lanes
-
-        def load(j: int) -> list[Expr]:
-            start = block + self._first * 4 + j * 4 * PANEL_ROWS
-            return [self._load_bytes(start + v * size, size) for v in range(vectors)]
-
+        start = block + self._first * 4 + passed * (4 * PANEL_ROWS)
+        packed = [self._load_bytes(start + v * size, size) for v in range(vectors)]
         if self._matrix.bits == 8:
-            return [(j, load(j)) for j in range(8)]
+            yield passed, packed
+            return
         mask = splat(0x0F, size, "uint8")
-        operands = []
-        for j in range(4):
-            packed = load(j)
-            low = [let(p & mask) for p in packed]
-            # Shifted as 16-bit words: a byte shift costs LLVM one more constant register.
-            words = [tirx.reinterpret(f"uint16x{size // 2}", p) for p in packed]
-            shifted = [word >> splat(4, size // 2, "uint16") for word in words]
-            high = [let(tirx.reinterpret(f"uint8x{size}", s) & mask) for s in shifted]
-            operands += [(j, low), (j + 4, high)]
-        return operands
+        yield passed, [let(p & mask) for p in packed]
+        # Shifted as 16-bit words: a byte shift costs LLVM one more constant register.
+        words = [tirx.reinterpret(f"uint16x{size // 2}", p) for p in packed]
+        shifted = [word >> splat(4, size // 2, "uint16") for word in words]
+        yield passed + 4, [let(tirx.reinterpret(f"uint8x{size}", s) & mask) for s in shifted]
 
     def _rescale(
         self, block: Expr, step: Expr, dots: list[list[Expr]], acc: list[list[Expr]]
@@ -231,6 +269,31 @@ class QuantizedBlock(RegisterBlock):
         if not matrix.has_minimum:
             return scale, None
         return scale, self._load_floats(start + matrix.scales_bytes, matrix.scale_dtype)
+
+
+class _Sums:
+    """Sums [token][vector] that a loop adds to, in memory that LLVM keeps in registers."""
+
+    def __init__(self, initial: list[list[DotSums]]) -> None:
+        self._places = [[[_variable(value) for value in sums] for sums in row] for row in initial]
+
+    def load(self) -> list[list[DotSums]]:
+        return [[tuple(let(b[at]) for b, at in sums) for sums in row] for row in self._places]
+
+    def store(self, dots: list[list[DotSums]]) -> None:
+        for row, values in zip(self._places, dots, strict=True):
+            for places, sums in zip(row, values, strict=True):
+                for (buffer, at), value in zip(places, sums, strict=True):
+                    builder.buffer_store(buffer, value, [at])
+
+
+def _variable(value: Expr) -> tuple[Buffer, Expr]:
+    """A buffer that holds `value`, and the index of all of it."""
+    dtype = tvm_ffi.dtype(str(value.ty.dtype))
+    buffer = scratch((dtype.lanes,), str(dtype.with_lanes(1)))
+    at = tirx.Ramp(0, 1, dtype.lanes)
+    builder.buffer_store(buffer, value, [at])
+    return buffer, at
 
 
 class _FloatBlock(RegisterBlock):

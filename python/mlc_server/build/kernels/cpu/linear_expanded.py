@@ -18,7 +18,7 @@ not qualify and are converted and multiplied.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tvm import tirx
@@ -104,11 +104,11 @@ class ExpandedUnit(QuantizedBlock):
         self._first = 0
         with builder.serial(0, groups) as group:
             block = let(self._base + tirx.Cast("int64", group) * self._matrix.block_bytes)
-            nibbles = self._packed_weights(block, vectors) if self._splits_nibbles else []
-            for quad, weights in nibbles:
-                for v, weight in enumerate(weights):
-                    start = group * _GROUP_BYTES + quad * 4 * PANEL_ROWS + v * size
-                    builder.buffer_store(self._quants, weight, [tirx.Ramp(start, 1, size)])
+            for passed in range(4 if self._splits_nibbles else 0):
+                for quad, weights in self._packed_weights(block, vectors, passed):
+                    for v, weight in enumerate(weights):
+                        start = group * _GROUP_BYTES + quad * 4 * PANEL_ROWS + v * size
+                        builder.buffer_store(self._quants, weight, [tirx.Ramp(start, 1, size)])
             for v in range(vectors):
                 for kind, factor in enumerate(self._unpacked_factors(block, v)):
                     at = self._factor_index(group, v, kind)
@@ -150,7 +150,7 @@ class ExpandedUnit(QuantizedBlock):
         self, begin: Expr, tokens: int, groups: Expr, *, panel: Expr, panels: int
     ) -> None:
         """The rows begin .. begin + tokens - 1 of the task."""
-        lanes, vectors = self._isa.lanes, self._isa.vectors_for(tokens)
+        lanes, vectors = self._isa.lanes, self.vectors_for(tokens)
         with builder.serial(0, PANEL_ROWS // (vectors * lanes)) as column:
             self._first = let(column * (vectors * lanes))
             slots = []
@@ -182,16 +182,22 @@ class ExpandedUnit(QuantizedBlock):
         with builder.serial(0, self._lines) as line:
             self._ask_for(self._next_line + (step * self._lines + line) * CACHE_LINE)
 
-    def _weights(self, block: Expr, step: Expr, vectors: int) -> list[tuple[int, list[Expr]]]:
+    @property
+    def _passes(self) -> int:
+        return 8
+
+    def _weights(
+        self, block: Expr, step: Expr, vectors: int, passed: Expr
+    ) -> Iterator[tuple[Expr, list[Expr]]]:
         if not self._splits_nibbles:
-            return self._packed_weights(block, vectors)
+            yield from self._packed_weights(block, vectors, passed)
+            return
         size = 4 * self._isa.lanes
-        start = let(step * _GROUP_BYTES + self._first * 4)
-
-        def load(quad: int, v: int) -> Expr:
-            return let(self._quants[tirx.Ramp(start + quad * 4 * PANEL_ROWS + v * size, 1, size)])
-
-        return [(quad, [load(quad, v) for v in range(vectors)]) for quad in range(8)]
+        start = let(step * _GROUP_BYTES + self._first * 4) + passed * (4 * PANEL_ROWS)
+        yield (
+            passed,
+            [let(self._quants[tirx.Ramp(start + v * size, 1, size)]) for v in range(vectors)],
+        )
 
     def _activation_group(self, step: Expr) -> Expr:
         return self._first_group + step

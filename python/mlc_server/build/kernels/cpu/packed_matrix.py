@@ -29,7 +29,7 @@ from mlc_server.errors import CompileError
 PANEL_ROWS = 32
 
 ZERO_POINTS = {"q4_z7": 7, "q4_z8": 8, "q4_min": 0, "q8": 128}
-_WEIGHT_BITS = {"q4_z7": 4, "q4_z8": 4, "q4_min": 4, "q8": 8}
+_WEIGHT_BITS = {"q4_z7": 4, "q4_z8": 4, "q4_min": 4, "q8": 8, "f16": 16, "f32": 32}
 _ITEM_BYTES = {"float16": 2, "float32": 4}
 _FLOAT_SCHEMES = {"f16": "float16", "f32": "float32"}
 
@@ -79,7 +79,7 @@ class PackedMatrix:
 
     @property
     def bits(self) -> int:
-        """Bits of one stored weight (quantised schemes)."""
+        """Bits of one stored weight."""
         return _WEIGHT_BITS[self.scheme]
 
     @property
