@@ -3,10 +3,12 @@
     python benchmarks/serve.py --concurrency 1,8,32                      closed loop
     python benchmarks/serve.py --request-rate 2,4,8 [--burstiness 0.5]   open loop
     python benchmarks/serve.py --prefix-len 96 --num-prefixes 4          shared prefixes
+    python benchmarks/serve.py --concurrency 16 --json-schema benchmarks/people.json
 
-Several values make one run each. Definitions are those of `vllm bench serve`: TTFT up to the first
-text, TPOT = (E2EL - TTFT) / (output tokens - 1), ITL between frames, which hides tokens that share
-a frame, hence tokens/frame. A run whose client could not keep up prints why instead of figures.
+Several values make one run each, and with a schema a second one held to it. Definitions are those
+of `vllm bench serve`: TTFT up to the first text, TPOT = (E2EL - TTFT) / (output tokens - 1), ITL
+between frames, which hides tokens that share a frame, hence tokens/frame. A run whose client could
+not keep up prints why instead of figures.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +66,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--num-prefixes", type=int, default=1, help="different shared prefixes; default: 1")
     add("--temperature", type=float, default=0.0, help="default: 0")
     add("--seed", type=int, default=0, help="default: 0")
+    add("--json-schema", type=Path, metavar="FILE", help="again with outputs held to this schema")
     add("--goodput", nargs="+", default=[], metavar="NAME:MS", help=" ".join(GOODPUT_METRICS))
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -83,7 +87,7 @@ def loads(args: argparse.Namespace) -> list[Load]:
     pairs: list[tuple[int, float | None]] = [(count, None) for count in streams or [1]]
     if args.request_rate:
         pairs = [(streams[0] if streams else 0, rate) for rate in args.request_rate]
-    return [
+    free = [
         Load(
             prompts=shape,
             output_len=args.output_len,
@@ -99,6 +103,10 @@ def loads(args: argparse.Namespace) -> list[Load]:
         )
         for count, rate in pairs
     ]
+    if args.json_schema is None:
+        return free
+    schema = json.loads(args.json_schema.read_text(encoding="utf-8"))
+    return [run for load in free for run in (load, replace(load, json_schema=schema))]
 
 
 async def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[Summary]]:
@@ -206,7 +214,7 @@ def main() -> int:
     args = parse_arguments()
     try:
         about, runs = run_on_loop(measure(args))
-    except (ServerError, ValueError) as error:
+    except (ServerError, OSError, ValueError) as error:
         Console(stderr=True).print(f"{args.url}: {error}", style="bold red")
         return 1
     if args.html:

@@ -33,6 +33,8 @@ class Load:
 
     concurrency: requests in flight of the closed loop; with `request_rate` the most in flight
     (0 is no limit). request_rate: of the open loop, per second; None is the closed loop.
+    json_schema: what outputs are held to; ignore_eos has no effect then, so that a fair comparison
+    takes a schema whose texts have more than `output_len` tokens.
     """
 
     prompts: PromptShape
@@ -47,12 +49,14 @@ class Load:
     goodput_ms: Mapping[str, float] = field(default_factory=dict)
     max_lag_ms: float = 50.0
     timeout_s: float = 600.0
+    json_schema: Mapping[str, Any] | None = None
 
     @property
     def label(self) -> str:
+        held = "" if self.json_schema is None else ", schema"
         if self.request_rate is None:
-            return f"{self.concurrency} stream{'s' if self.concurrency > 1 else ''}"
-        return f"{self.request_rate:g} req/s"
+            return f"{self.concurrency} stream{'s' if self.concurrency > 1 else ''}{held}"
+        return f"{self.request_rate:g} req/s{held}"
 
 
 @contextlib.contextmanager
@@ -146,6 +150,9 @@ class LoadGenerator:
             "temperature": load.temperature,
             "seed": load.seed,
         }
+        if load.json_schema is not None:
+            named = {"name": "benchmark", "schema": load.json_schema}
+            payload["response_format"] = {"type": "json_schema", "json_schema": named}
         return self._pool.endpoint.request("POST", PATHS[self.kind], payload)
 
     async def _send(self, request: bytes, timeout_s: float) -> Exchange:

@@ -32,7 +32,9 @@ void RegisterVocabulary(py::module_& module) {
           [](const Vocabulary& vocabulary, int32_t token_id) {
             return py::bytes(std::string(vocabulary.Bytes(token_id)));
           },
-          py::arg("token_id"), "Bytes of a token; empty beyond the vocabulary.");
+          py::arg("token_id"), "Bytes of a token; empty beyond the vocabulary.")
+      .def("is_special", &Vocabulary::IsSpecial, py::arg("token_id"),
+           "Whether it is a control token.");
 }
 
 }  // namespace mlc_server::bindings

@@ -6,6 +6,7 @@ Environment: FAKE_STEP_NS, FAKE_THROW_AT_STEP, FAKE_LOAD_S, FAKE_LOAD_FAILS.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import time
@@ -19,6 +20,8 @@ from mlc_server.cli.main import main
 from mlc_server.cli.memory import KvPlan
 from mlc_server.cli.phases import Phases
 from mlc_server.engine import GrammarCompiler
+from mlc_server.engine.grammar import llguidance_library
+from mlc_server.engine.grammar_probe import GrammarProbe
 from mlc_server.errors import FormatError
 from mlc_server.settings import ServerSettings
 from support.byte_model import EOS_ID, IS_SPECIAL, TOKEN_BYTES, VOCAB_SIZE, byte_prompts
@@ -27,9 +30,17 @@ PAGE_SIZE = 16
 NUM_PAGES = 2048
 
 
+@functools.cache
+def fake_probe() -> GrammarProbe:
+    """One process for all tests."""
+    vocabulary = _core.Vocabulary(TOKEN_BYTES, IS_SPECIAL)
+    return GrammarProbe(llguidance_library(), vocabulary, [EOS_ID], VOCAB_SIZE)
+
+
 def fake_grammars() -> GrammarCompiler:
     """For the vocabulary of fake_core()."""
-    return GrammarCompiler(_core.Vocabulary(TOKEN_BYTES, IS_SPECIAL), [EOS_ID], VOCAB_SIZE)
+    vocabulary = _core.Vocabulary(TOKEN_BYTES, IS_SPECIAL)
+    return GrammarCompiler(vocabulary, [EOS_ID], VOCAB_SIZE, fake_probe())
 
 
 def fake_core(**runner_options: Any) -> _core.Engine:

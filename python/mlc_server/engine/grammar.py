@@ -8,19 +8,22 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlc_server import _core, limits
+from mlc_server.engine.grammar_probe import GrammarProbe, GrammarRefused
 from mlc_server.engine.grammar_source import grammar_source
 from mlc_server.engine.types import CompiledGrammar, GrammarSpec
 from mlc_server.errors import InvalidRequest, Unavailable
 
 logger = logging.getLogger(__name__)
 
-# The compiler cannot be interrupted, so at most this many threads may be at the mercy of a grammar.
 _MAX_THREADS = 2
-_QUEUE_TIMEOUT_S = 2.0
+# More than grammar_probe allows, so that what did not overflow it there does not do so here.
+_STACK_BYTES = 8 * 1024 * 1024
+_QUEUE_TIMEOUT_S = 10.0
 _MAX_FAULT = 300  # characters
 
 
@@ -39,16 +42,22 @@ class _Entry:
 
 class GrammarCompiler:
     """Compiles grammars for one model and remembers them, faults too, least recently used first to
-    go. Every call is made on the event loop; the work is done on threads of its own."""
+    go. Every call is made on the event loop; the work is done on threads of its own, after a
+    process that can be killed has shown that it ends (`probe`, by default one of its own)."""
 
     def __init__(
-        self, vocabulary: _core.Vocabulary, eos_token_ids: Sequence[int], vocab_size: int
+        self,
+        vocabulary: _core.Vocabulary,
+        eos_token_ids: Sequence[int],
+        vocab_size: int,
+        probe: GrammarProbe | None = None,
     ) -> None:
         self._vocabulary = vocabulary
         self._eos_token_ids = list(eos_token_ids)
         self._vocab_size = vocab_size
-        self._core: _core.GrammarCompiler | None = None
-        self._core_lock = threading.Lock()
+        self._probe = probe
+        self._tools: _Tools | None = None
+        self._tools_lock = threading.Lock()
         self._slots: asyncio.Semaphore = asyncio.Semaphore(_MAX_THREADS)
         self._entries: OrderedDict[GrammarSpec, _Entry] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -73,6 +82,8 @@ class GrammarCompiler:
             raise InvalidRequest(outcome.message, param=spec.param)
         if isinstance(outcome, _core.CoreError):
             raise _refusal(spec, _first_words(outcome.message))
+        if isinstance(outcome, GrammarRefused):
+            raise _refusal(spec, _first_words(str(outcome)))
         if isinstance(outcome, Exception):
             raise outcome
         return CompiledGrammar(spec, outcome)
@@ -90,7 +101,7 @@ class GrammarCompiler:
         """Waits for a thread to be free, and for what it makes of the grammar."""
         async with self._slots:
             try:
-                core = self._core or await _on_thread(self._load)
+                tools = self._tools or await _on_thread(self._load)
             except Exception as error:
                 logger.exception("grammars cannot be compiled")
                 self._forget(spec, entry)
@@ -99,25 +110,28 @@ class GrammarCompiler:
                 return
             entry.started.set()
             try:
-                outcome: _core.Grammar | Exception = await _on_thread(lambda: _compile(core, spec))
-            except (InvalidRequest, _core.CoreError) as error:
+                outcome: _core.Grammar | Exception = await _on_thread(lambda: _compile(tools, spec))
+            except (InvalidRequest, GrammarRefused, _core.CoreError) as error:
+                outcome = error
+            except Unavailable as error:
+                self._forget(spec, entry)
                 outcome = error
             except Exception as error:
                 logger.exception("a grammar failed to compile")
                 outcome = error
             entry.outcome.set_result(outcome)
 
-    def _load(self) -> _core.GrammarCompiler:
+    def _load(self) -> _Tools:
         """The model's vocabulary as the compiler wants it, made once and only if it is needed."""
-        with self._core_lock:
-            if self._core is None:
-                self._core = _core.GrammarCompiler(
-                    str(_llguidance_library()),
-                    self._vocabulary,
-                    self._eos_token_ids,
-                    self._vocab_size,
-                )
-            return self._core
+        with self._tools_lock:
+            if self._tools is None:
+                library = llguidance_library()
+                vocabulary = (self._vocabulary, self._eos_token_ids, self._vocab_size)
+                core = _core.GrammarCompiler(str(library), *vocabulary)
+                probe = self._probe or GrammarProbe(library, *vocabulary)
+                probe.start()
+                self._tools = _Tools(core, probe)
+            return self._tools
 
     def _forget(self, spec: GrammarSpec, entry: _Entry) -> None:
         if self._entries.get(spec) is entry:
@@ -133,9 +147,16 @@ class GrammarCompiler:
             size -= entry.source_size
 
 
-def _compile(core: _core.GrammarCompiler, spec: GrammarSpec) -> _core.Grammar:
+@dataclass(frozen=True)
+class _Tools:
+    core: _core.GrammarCompiler
+    probe: GrammarProbe
+
+
+def _compile(tools: _Tools, spec: GrammarSpec) -> _core.Grammar:
     kind, source = grammar_source(spec)
-    return core.compile(kind, source)
+    tools.probe.check(kind, source)
+    return tools.core.compile(kind, source)
 
 
 async def _on_thread(work: Callable[[], Any]) -> Any:
@@ -160,11 +181,15 @@ async def _on_thread(work: Callable[[], Any]) -> Any:
         if not loop.is_closed():
             loop.call_soon_threadsafe(finish, result, failure)
 
-    threading.Thread(target=run, name="grammar", daemon=True).start()
+    stack_size = threading.stack_size(_STACK_BYTES)
+    try:
+        threading.Thread(target=run, name="grammar", daemon=True).start()
+    finally:
+        threading.stack_size(stack_size)
     return await done
 
 
-def _llguidance_library() -> Path:
+def llguidance_library() -> Path:
     """The shared object of the package llguidance, found without importing it."""
     found = importlib.util.find_spec("llguidance")
     for folder in (found.submodule_search_locations or ()) if found is not None else ():

@@ -24,6 +24,7 @@ class WordServer:
     def __init__(self, *, closes: bool = False, fails: bool = False) -> None:
         self.closes, self.fails = closes, fails
         self.prompts: list[str] = []
+        self.formats: list[object] = []
         self.in_flight = self.most_in_flight = self.connections = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -63,6 +64,7 @@ class WordServer:
 
     async def _stream(self, payload: dict, writer: asyncio.StreamWriter) -> None:
         self.prompts.append(payload["prompt"])
+        self.formats.append(payload.get("response_format"))
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         writer.write(
@@ -131,6 +133,15 @@ def test_an_open_loop_sends_on_schedule_whatever_the_server_does():
     assert summary.failed == 0
     assert summary.client_lag_p99_ms is not None
     assert summary.duration_s >= 20 / 200 * 0.9
+
+
+def test_outputs_are_held_to_a_schema_if_asked_for():
+    words = WordServer()
+    schema = {"type": "array", "minItems": 100}
+    summary = run(words, lambda generator: generator.run(load(requests=2, json_schema=schema)))
+    named = {"name": "benchmark", "schema": schema}
+    assert words.formats == [{"type": "json_schema", "json_schema": named}] * 3
+    assert summary.label == "1 stream, schema"
 
 
 def test_failures_are_counted_and_said():

@@ -289,9 +289,9 @@ def test_a_grammar_is_compiled_once_and_again_after_it_had_to_go(
     compiled: list[str] = []
     compile_ = grammar_module._compile
 
-    def counted(core: _core.GrammarCompiler, spec: GrammarSpec) -> _core.Grammar:
+    def counted(tools: grammar_module._Tools, spec: GrammarSpec) -> _core.Grammar:
         compiled.append(spec.source)
-        return compile_(core, spec)
+        return compile_(tools, spec)
 
     monkeypatch.setattr(grammar_module, "_compile", counted)
 
@@ -324,10 +324,10 @@ def test_one_that_takes_too_long_is_refused_and_does_not_block_the_next(
     compile_ = grammar_module._compile
     gate = threading.Event()
 
-    def slow(core: _core.GrammarCompiler, spec: GrammarSpec) -> _core.Grammar:
+    def slow(tools: grammar_module._Tools, spec: GrammarSpec) -> _core.Grammar:
         if spec.source.startswith("slow"):
             assert gate.wait(20)
-        return compile_(core, spec)
+        return compile_(tools, spec)
 
     monkeypatch.setattr(grammar_module, "_compile", slow)
     monkeypatch.setattr(grammar_module, "_QUEUE_TIMEOUT_S", 0.1)
@@ -358,7 +358,7 @@ def test_without_the_library_grammars_are_unavailable(
 ) -> None:
     foreign = tmp_path / "_lib.abi3.so"
     foreign.write_bytes(b"not a library")
-    monkeypatch.setattr(grammar_module, "_llguidance_library", lambda: foreign)
+    monkeypatch.setattr(grammar_module, "llguidance_library", lambda: foreign)
 
     async def scenario() -> None:
         for _ in range(2):
@@ -380,7 +380,7 @@ def test_an_engine_without_a_compiler_refuses_grammars() -> None:
 
 
 def test_the_core_names_what_it_does_not_take() -> None:
-    library = str(grammar_module._llguidance_library())
+    library = str(grammar_module.llguidance_library())
     vocabulary = _core.Vocabulary(TOKEN_BYTES, IS_SPECIAL)
     with pytest.raises(_core.CoreError, match="got 257"):
         _core.GrammarCompiler(library, vocabulary, [VOCAB_SIZE], VOCAB_SIZE)

@@ -1,0 +1,174 @@
+"""Grammars are compiled in a process of their own first, which can be killed.
+
+The compiler can neither be interrupted nor held to an amount of memory or stack: a hostile schema
+takes it seconds, or crashes it. What has compiled there within its limits compiles here too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mlc_server
+from mlc_server import _core, limits
+from mlc_server.engine import grammar_sandbox as sandbox
+from mlc_server.errors import Unavailable
+
+_START_TIMEOUT_S = 60.0
+_REPLY_TIMEOUT_S = 10.0  # far beyond the limits: then the process itself has stopped
+_EXIT_TIMEOUT_S = 2.0
+
+_PROGRAM = f"from {sandbox.__name__} import main; main()"
+
+_FAULTS = {
+    sandbox.OUT_OF_CPU: f"takes more than {limits.GRAMMAR_CPU_MS.default} ms of CPU time to "
+    "compile; simplify it",
+    sandbox.OUT_OF_TIME: f"takes longer than {limits.GRAMMAR_WALL_MS.default} ms to compile; "
+    "simplify it",
+    sandbox.DIED: f"takes more than {limits.GRAMMAR_MEMORY_BYTES.default >> 20} MiB of memory, "
+    "or too deep a recursion, to compile; simplify it",
+}
+
+
+class GrammarRefused(Exception):
+    """What is wrong with a grammar, for the client."""
+
+
+class GrammarProbe:
+    """Tries out grammars for one vocabulary. For any thread; the process starts with the first."""
+
+    def __init__(
+        self,
+        library: Path,
+        vocabulary: _core.Vocabulary,
+        eos_token_ids: Sequence[int],
+        vocab_size: int,
+    ) -> None:
+        self._library = library
+        self._vocabulary = vocabulary
+        self._eos_token_ids = list(eos_token_ids)
+        self._vocab_size = vocab_size
+        self._lock = threading.Lock()
+        self._control: socket.socket | None = None
+        self._finalizer: weakref.finalize[Any, GrammarProbe] | None = None
+
+    def start(self) -> None:
+        """Starts the process unless it runs. Raises Unavailable."""
+        with self._lock:
+            if self._control is None:
+                self._start()
+
+    def check(self, kind: str, source: str) -> None:
+        """Raises GrammarRefused for one that does not compile within its limits, or Unavailable."""
+        mine, theirs = socket.socketpair()
+        with mine:
+            with theirs:
+                self._send(theirs)
+            mine.settimeout(_REPLY_TIMEOUT_S)
+            try:
+                mine.sendall(json.dumps([kind, source]).encode())
+                mine.shutdown(socket.SHUT_WR)
+                reply = _read_all(mine)
+            except OSError as error:
+                raise self._lost(error) from error
+        if not reply:
+            raise self._lost(None)
+        if reply in _FAULTS:
+            raise GrammarRefused(_FAULTS[reply])
+        fault = json.loads(reply).get("fault")
+        if fault is not None:
+            raise GrammarRefused(fault)
+
+    def close(self) -> None:
+        """Ends the process; the next grammar starts another one."""
+        with self._lock:
+            self._control = None
+            if self._finalizer is not None:
+                self._finalizer()
+
+    def _send(self, connection: socket.socket) -> None:
+        for attempt in range(2):
+            self.start()
+            with self._lock:
+                try:
+                    if self._control is not None:
+                        socket.send_fds(self._control, [b"g"], [connection.fileno()])
+                        return
+                except OSError as error:  # it has ended since
+                    if attempt > 0:
+                        raise Unavailable("grammars cannot be compiled now") from error
+            self.close()
+        raise Unavailable("grammars cannot be compiled now")
+
+    def _lost(self, error: OSError | None) -> Unavailable:
+        self.close()
+        return Unavailable(f"the process that compiles grammars is gone: {error or 'no answer'}")
+
+    def _start(self) -> None:
+        mine, theirs = socket.socketpair()
+        root = str(Path(mlc_server.__file__).parent.parent)
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        with theirs:
+            process = subprocess.Popen(  # noqa: S603 -- itself, with nothing of a client's
+                [sys.executable, "-c", _PROGRAM, str(theirs.fileno())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, "PYTHONPATH": path},
+                start_new_session=True,  # signals meant for the server are not for it
+            )
+        finalizer = weakref.finalize(self, _end, process, mine)
+        assert process.stdin is not None
+        try:
+            with process.stdin as stdin:
+                stdin.write(self._setup())
+            mine.settimeout(_START_TIMEOUT_S)
+            ready = mine.recv(1)
+        except OSError as error:
+            finalizer()
+            raise Unavailable(f"grammars cannot be compiled: {error}") from error
+        if ready != sandbox.READY:
+            finalizer()
+            raise Unavailable("grammars cannot be compiled: the process for it ended at once")
+        mine.settimeout(None)
+        self._control, self._finalizer = mine, finalizer
+
+    def _setup(self) -> bytes:
+        ids = range(len(self._vocabulary))
+        setup = {
+            "library": str(self._library),
+            "tokens": [self._vocabulary.token_bytes(id_).decode("latin-1") for id_ in ids],
+            "is_special": [self._vocabulary.is_special(id_) for id_ in ids],
+            "eos_token_ids": self._eos_token_ids,
+            "vocab_size": self._vocab_size,
+            "limits": {
+                "cpu_s": limits.GRAMMAR_CPU_MS.default / 1e3,
+                "wall_s": limits.GRAMMAR_WALL_MS.default / 1e3,
+                "memory": limits.GRAMMAR_MEMORY_BYTES.default,
+            },
+        }
+        return json.dumps(setup).encode()
+
+
+def _end(process: subprocess.Popen[bytes], control: socket.socket) -> None:
+    control.close()
+    try:
+        process.wait(_EXIT_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _read_all(connection: socket.socket) -> bytes:
+    parts = []
+    while part := connection.recv(65536):
+        parts.append(part)
+    return b"".join(parts)

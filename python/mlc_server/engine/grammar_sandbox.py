@@ -1,0 +1,168 @@
+"""The process that tries grammars out before the server compiles them: see grammar_probe.
+
+It has the compiler and the vocabulary ready and forks for each grammar. The fork may use so much
+time, memory and stack; whatever it does then ends with it. This process itself has one thread and
+does nothing but fork, wait and kill.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlc_server import _core
+
+READY = b"r"
+# What else than JSON a reply can be.
+OUT_OF_CPU, OUT_OF_TIME, DIED = b"cpu", b"time", b"died"
+
+_NICE = 5  # so that it takes about a quarter of what a busy engine has
+# Less than what the server's threads have, so that what runs here runs there.
+_STACK_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one grammar; cpu_s and wall_s in seconds, memory in bytes."""
+
+    cpu_s: float
+    wall_s: float
+    memory: int
+
+
+@dataclass
+class _Trial:
+    """A fork at work. `life` is a pipe that is closed when it ends."""
+
+    pid: int
+    reply: socket.socket
+    life: int
+    deadline: float  # when it is killed; infinite once it has been
+
+
+class Sandbox:
+    """Serves one server over `control`, which brings the socket of each grammar."""
+
+    def __init__(
+        self, control: socket.socket, compiler: _core.GrammarCompiler, limits: Limits
+    ) -> None:
+        self._control = control
+        self._compiler = compiler
+        self._limits = limits
+        self._trials: dict[int, _Trial] = {}  # by `life`
+
+    def serve(self) -> None:
+        """Until the server closes its end, or has died."""
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        self._control.sendall(READY)
+        while True:
+            for file, _ in poll.poll(self._patience_ms()):
+                if file != self._control.fileno():
+                    poll.unregister(file)
+                    self._reap(self._trials.pop(file))
+                    continue
+                _, files, _, _ = socket.recv_fds(self._control, 1, 1)
+                if not files:
+                    self._kill_all()
+                    return
+                trial = self._fork(socket.socket(fileno=files[0]))
+                self._trials[trial.life] = trial
+                poll.register(trial.life, select.POLLIN)
+            now = time.monotonic()
+            for trial in self._trials.values():
+                if trial.deadline <= now:
+                    trial.deadline = math.inf
+                    os.kill(trial.pid, signal.SIGKILL)
+
+    def _patience_ms(self) -> float | None:
+        first = min((trial.deadline for trial in self._trials.values()), default=math.inf)
+        return None if first == math.inf else max(1.0, 1e3 * (first - time.monotonic()))
+
+    def _fork(self, reply: socket.socket) -> _Trial:
+        life, alive = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                os.close(life)
+                self._control.close()
+                _try_out(self._compiler, self._limits, reply)
+                status = 0
+            finally:
+                os._exit(status)
+        os.close(alive)
+        return _Trial(pid, reply, life, time.monotonic() + self._limits.wall_s)
+
+    def _reap(self, trial: _Trial) -> None:
+        os.close(trial.life)
+        _, status = os.waitpid(trial.pid, 0)
+        if status != 0:
+            used_up = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGPROF
+            late = trial.deadline == math.inf
+            with contextlib.suppress(OSError):  # the server has given it up
+                trial.reply.sendall(OUT_OF_TIME if late else OUT_OF_CPU if used_up else DIED)
+        trial.reply.close()
+
+    def _kill_all(self) -> None:
+        for trial in self._trials.values():
+            os.kill(trial.pid, signal.SIGKILL)
+
+
+def _try_out(compiler: _core.GrammarCompiler, limits: Limits, reply: socket.socket) -> None:
+    """Compiles what `reply` brings and answers; ends with SIGPROF when its time is over."""
+    kind, source = json.loads(_read_all(reply))
+    os.nice(_NICE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _lower(resource.RLIMIT_STACK, _STACK_BYTES)
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    _lower(resource.RLIMIT_AS, pages * resource.getpagesize() + limits.memory)
+    signal.setitimer(signal.ITIMER_PROF, limits.cpu_s)
+    answer: dict[str, str] = {}
+    try:
+        compiler.compile(kind, source)
+    except _core.CoreError as error:
+        answer = {"fault": error.message}
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    reply.sendall(json.dumps(answer).encode())
+
+
+def _lower(kind: int, limit: int) -> None:
+    soft, hard = resource.getrlimit(kind)
+    if soft == resource.RLIM_INFINITY or soft > limit:
+        resource.setrlimit(kind, (limit, hard))
+
+
+def _read_all(connection: socket.socket) -> bytes:
+    parts = []
+    while part := connection.recv(65536):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def main() -> None:
+    """argv: the control socket's number. stdin: what grammar_probe writes there."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    control = socket.socket(fileno=int(sys.argv[1]))
+    setup: dict[str, Any] = json.load(sys.stdin)
+    tokens = [text.encode("latin-1") for text in setup["tokens"]]
+    vocabulary = _core.Vocabulary(tokens, setup["is_special"])
+    compiler = _core.GrammarCompiler(
+        setup["library"], vocabulary, setup["eos_token_ids"], setup["vocab_size"]
+    )
+    Sandbox(control, compiler, Limits(**setup["limits"])).serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""The process that tries grammars out: what it lets through, what it refuses, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from mlc_server import _core, limits
+from mlc_server.engine.grammar import llguidance_library
+from mlc_server.engine.grammar_probe import GrammarProbe, GrammarRefused
+from mlc_server.errors import Unavailable
+from support.byte_model import EOS_ID, IS_SPECIAL, TOKEN_BYTES, VOCAB_SIZE
+from support.hostile_grammars import chain, pair_of
+from support.waiting import wait_for
+
+# Some seconds of work, were it not for the limit.
+ENDLESS = json.dumps(
+    {
+        "type": "array",
+        "prefixItems": [
+            {"type": "number", "minimum": -1.23456789e10 + i, "maximum": 9.87654321e12 - i}
+            for i in range(3000)
+        ],
+    }
+)
+# Followed by recursion, to the end of the stack.
+BOTTOMLESS = json.dumps(chain(20_000, pair_of))
+
+
+def new_probe(library: Path | None = None) -> GrammarProbe:
+    vocabulary = _core.Vocabulary(TOKEN_BYTES, IS_SPECIAL)
+    return GrammarProbe(library or llguidance_library(), vocabulary, [EOS_ID], VOCAB_SIZE)
+
+
+def children() -> set[int]:
+    return {child.pid for child in psutil.Process().children(recursive=True)}
+
+
+@pytest.fixture(scope="module")
+def probe() -> Iterator[GrammarProbe]:
+    one = new_probe()
+    yield one
+    one.close()
+
+
+def test_what_compiles_passes_and_a_fault_is_in_the_compilers_words(probe: GrammarProbe) -> None:
+    probe.check("json_schema", '{"type": "object"}')
+    probe.check("regex", "[a-z]+")
+    with pytest.raises(GrammarRefused, match="uniqueItems"):
+        probe.check("json_schema", '{"uniqueItems": true}')
+    with pytest.raises(GrammarRefused, match="unclosed"):
+        probe.check("regex", "(")
+
+
+def test_one_that_works_on_is_killed_and_leaves_nothing_behind(probe: GrammarProbe) -> None:
+    probe.check("regex", "a")
+    before = children()
+    with pytest.raises(GrammarRefused, match=r"takes (more|longer) than \d+ ms"):
+        probe.check("json_schema", ENDLESS)
+    wait_for(lambda: children() == before, 5.0)
+
+
+def test_one_that_crashes_the_compiler_is_refused(probe: GrammarProbe) -> None:
+    with pytest.raises(GrammarRefused, match=r"too deep a recursion|takes"):
+        probe.check("json_schema", BOTTOMLESS)
+    probe.check("regex", "a")
+
+
+def test_from_several_threads_each_gets_its_own_answer(probe: GrammarProbe) -> None:
+    def fault(source: str) -> str:
+        try:
+            probe.check("json_schema", source)
+        except GrammarRefused as error:
+            return str(error)
+        return ""
+
+    sources = ['{"type": "null"}', ENDLESS, '{"uniqueItems": true}', '{"contains": {}}'] * 2
+    with ThreadPoolExecutor(4) as threads:
+        faults = list(threads.map(fault, sources))
+    for said in (faults[:4], faults[4:]):
+        assert said[0] == ""
+        assert "simplify" in said[1]
+        assert "uniqueItems" in said[2]
+        assert "contains" in said[3]
+
+
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = limits.Limit("grammar", 64 * 1024, "bytes", "too little for any")
+    monkeypatch.setattr(limits, "GRAMMAR_MEMORY_BYTES", few)
+    probe = new_probe()
+    with pytest.raises(GrammarRefused, match="memory"):
+        probe.check("json_schema", json.dumps({"enum": [f"value {i}" for i in range(20_000)]}))
+    probe.close()
+
+
+def test_a_lost_process_is_replaced() -> None:
+    before = children()
+    probe = new_probe()
+    probe.check("regex", "a")
+    [process] = children() - before
+    os.kill(process, signal.SIGKILL)
+    with contextlib.suppress(Unavailable):  # the one that finds out
+        probe.check("regex", "a")
+    probe.check("regex", "b")
+    assert process not in children() - before
+    probe.close()
+    wait_for(lambda: children() == before, 5.0)
+
+
+def test_the_process_ends_with_its_owner() -> None:
+    before = children()
+    probe = new_probe()
+    probe.start()
+    assert len(children() - before) == 1
+    del probe
+    wait_for(lambda: children() == before, 5.0)
+
+
+def test_a_process_that_cannot_start_is_said_to(tmp_path: Path, capfd: Any) -> None:
+    before = children()
+    with pytest.raises(Unavailable, match="cannot be compiled"):
+        new_probe(tmp_path / "nowhere.so").check("regex", "a")
+    assert children() == before
+    assert "nowhere.so" in capfd.readouterr().err
