@@ -165,6 +165,7 @@ class CallParser(ABC):
         reported = self._writing_call and self._eager
         self._writing_call = False
         self._cut_short |= reported
-        if not (reported and self._ended):
+        # The beginning of a call that a grammar holds to is no text for the user.
+        if not (self._eager and self._ended):
             self._content("".join(self._raw or ()))
         self._raw = None

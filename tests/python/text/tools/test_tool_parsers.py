@@ -191,6 +191,23 @@ def test_a_call_cut_short_is_reported_as_far_as_it_goes() -> None:
     assert (parser.num_calls, parser.cut_short) == (1, True)
 
 
+@pytest.mark.parametrize("cut", range(1, len(hermes("f", '{"a": 1}'))))
+def test_the_beginning_of_an_enforced_call_is_no_text(cut: int) -> None:
+    """Up to its name it is nothing; from there on a call as far as it goes."""
+    parser = PARSERS["hermes"](NAMES, eager=True)
+    text = hermes("f", "{}") + hermes("f", '{"a": 1}')[:cut]
+    events = merged([*parser.feed("Well." + text), *parser.finish()])
+    assert events[:3] == [Content("Well."), *call(0, "f", "{}")]
+    marker = "<tool_call>"[:cut] if cut < len("<tool_call>") else ""
+    written = "".join(e.text for e in events[3:] if isinstance(e, CallArguments))
+    assert [e.text for e in events[3:] if isinstance(e, Content)] == ([marker] if marker else [])
+    assert '{"a": 1}'.startswith(written)
+    patient = PARSERS["hermes"](NAMES)
+    whole = hermes("f", '{"a": 1}')[:cut]
+    events = merged([*patient.feed(whole), *patient.finish()])
+    assert events == [Content(whole)] or isinstance(events[0], CallStarted)
+
+
 def test_long_arguments_take_linear_time() -> None:
     text = hermes("f", json.dumps({"a": "x" * 200_000}))
     for eager in (False, True):
