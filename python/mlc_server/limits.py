@@ -82,7 +82,7 @@ MAX_COMPLETION_LOGPROBS = Limit(
 )
 MAX_PROMPT_LOGPROBS = Limit("prompt_logprobs", 20, "tokens", "most alternatives per prompt token")
 MAX_SCORED_TOKENS = Limit(
-    "prompt_logprobs", 65536, "tokens", "most prompt tokens of one request with log-probabilities"
+    "prompt_logprobs", 65536, "tokens", "most prompt tokens with log-probabilities in one answer"
 )
 MAX_PROMPTS = Limit("prompt", 256, "prompts", "most prompts of one completion request")
 MAX_DETOKENIZED = Limit("tokens", 1 << 20, "tokens", "most tokens of one /detokenize request")

@@ -143,9 +143,9 @@ async def _begin(
     stop = StopRules(token_ids=model.prompts.stop.token_ids, strings=())
     window = model.context_window_size
     num_tokens = sum(map(len, prompt_ids))
-    check_scored(body, num_tokens)
-    head = completion_head(model.shown_as(body.model), model.system_fingerprint)
     n = body.n or 1
+    check_scored(body, num_tokens * n)  # each choice repeats them
+    head = completion_head(model.shown_as(body.model), model.system_fingerprint)
     requests = []
     for index, ids in enumerate(prompt_ids):
         if not ids:

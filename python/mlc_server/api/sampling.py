@@ -47,8 +47,8 @@ def check_scored(request: GenerationFields, num_tokens: int) -> None:
     if request.num_prompt_logprobs >= 0 and num_tokens > limit:
         field = "logprobs" if request.prompt_logprobs is None else "prompt_logprobs"
         raise InvalidRequest(
-            f"{field}: at most {limit} prompt tokens of one request can have log-probabilities; "
-            f"got {num_tokens}",
+            f"{field}: an answer can have log-probabilities of at most {limit} prompt tokens, over "
+            f"all its choices; got {num_tokens}",
             param=field,
         )
 

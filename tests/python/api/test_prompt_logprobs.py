@@ -214,6 +214,9 @@ def test_what_cannot_be_scored_is_refused(server: LiveServer) -> None:
     assert "got 68000" in error["message"]
     error = refused(server, prompt=[[1] * 4000] * 17, prompt_logprobs=0)
     assert error["param"] == "prompt_logprobs"
+    # Each choice repeats its prompt.
+    error = refused(server, prompt=[[1] * 3000] * 2, n=16, prompt_logprobs=0)
+    assert "got 96000" in error["message"]
     # Only what is scored counts.
     assert complete(server, prompt=[[1] * 4000] * 17, max_tokens=0, logprobs=1)["choices"]
 

@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,24 @@ def test_sinks_get_every_token_in_order_on_the_loop_thread(make_core: MakeCore) 
         assert recorder.ends == ["length"]
 
     asyncio.run(scenario())
+
+
+def test_a_lower_priority_runs_first(make_core: MakeCore) -> None:
+    async def work() -> None:
+        core = make_core(max_batch_size=1, runner={"step_ns": 1_000_000})
+        async with running(core) as engine:
+            ended: list[int] = []
+
+            def sink(priority: int, deltas: list[Delta]) -> None:
+                ended.extend(priority for delta in deltas if delta.finish_reason)
+
+            for priority in (5, 7, -1, 0):
+                urgent = replace(request(ignore_eos=True), priority=priority)
+                engine.submit(urgent, partial(sink, priority))
+            await until(lambda: len(ended) == 4)
+            assert ended == [-1, 0, 5, 7]
+
+    asyncio.run(work())
 
 
 def test_logprobs_are_aligned_with_tokens(make_core: MakeCore) -> None:
