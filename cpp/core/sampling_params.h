@@ -33,7 +33,8 @@ struct SamplingParams {
   uint64_t seed = 0;
   // Most tokens to generate; -1 is "until the context window is full". 0 runs the prompt and ends.
   int32_t max_tokens = -1;
-  // EOS and stop ids are masked until this many tokens have been generated. 0 is off.
+  // EOS and stop ids are masked until this many tokens have been generated, and no stop string
+  // that is complete before matches. 0 is off.
   int32_t min_tokens = 0;
   // Generation ends when the text contains one of these; at most 16 of at most 1024 bytes.
   std::vector<std::string> stop;

@@ -114,7 +114,7 @@ void Generation::Append(SampleResult&& drawn, int32_t limit, OutputItem* item) {
   // A token that ends generation is no part of the text, unless stops are asked for.
   const bool ends = EndsAt(token_id, item);
   if (!ends || (item->stop_token_id >= 0 && sampling.include_stop_str_in_output)) {
-    item->text += text.Append(token_id);
+    item->text += text.Append(token_id, num_generated() >= sampling.min_tokens);
   }
   if (!ends && text.matched_stop() >= 0) {
     item->finish_reason = FinishReason::kStop;

@@ -15,7 +15,7 @@ StopMatcher::StopMatcher(std::vector<std::string> patterns)
   LinkFallbacks();
 }
 
-bool StopMatcher::Push(std::string_view bytes, std::string* released) {
+bool StopMatcher::Push(std::string_view bytes, std::string* released, bool may_match) {
   MLC_CHECK(matched_ == kNone) << "bytes after a stop string matched";
   if (patterns_.empty()) {
     released->append(bytes);
@@ -25,7 +25,7 @@ bool StopMatcher::Push(std::string_view bytes, std::string* released) {
     const int32_t next = Next(state_, static_cast<uint8_t>(c));
     // The held bytes and this one, less what is held from now on. The held bytes are the state's
     // own prefix, so they need no buffer.
-    const int32_t match = nodes_[next].match;
+    const int32_t match = may_match ? nodes_[next].match : kNone;
     const int32_t kept =
         match == kNone ? nodes_[next].depth : static_cast<int32_t>(patterns_[match].size());
     const std::string_view held = Held();

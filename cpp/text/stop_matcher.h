@@ -19,8 +19,9 @@ class StopMatcher {
 
   // Appends to `released` the bytes that cannot be part of a match, and stops at the end of the
   // first match: what follows it in `bytes` is dropped. True when a match completed.
-  // Time is proportional to the bytes, amortised. Not to be called after a match.
-  bool Push(std::string_view bytes, std::string* released);
+  // Without `may_match`, what completes in `bytes` is no match; one that has begun there still can
+  // be. Time is proportional to the bytes, amortised. Not to be called after a match.
+  bool Push(std::string_view bytes, std::string* released, bool may_match = true);
 
   // What is held back: a proper prefix of a pattern, or after a match the whole pattern.
   std::string_view Held() const;

@@ -12,7 +12,7 @@ TextStream::TextStream(const Vocabulary* vocabulary, std::vector<std::string> st
       strip_leading_space_(strip_leading_space),
       matcher_(std::move(stop)) {}
 
-std::string TextStream::Append(int32_t token_id) {
+std::string TextStream::Append(int32_t token_id, bool may_stop) {
   std::string text;
   if (ended_ || vocabulary_->IsSpecial(token_id)) {
     return text;
@@ -23,7 +23,7 @@ std::string TextStream::Append(int32_t token_id) {
     bytes.remove_prefix(bytes.front() == ' ' ? 1 : 0);
   }
   std::string released;
-  const bool matched = matcher_.Push(bytes, &released);
+  const bool matched = matcher_.Push(bytes, &released, may_stop);
   decoder_.Push(released, &text);
   if (matched) {
     ended_ = true;

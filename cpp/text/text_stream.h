@@ -26,7 +26,8 @@ class TextStream {
              bool strip_leading_space = false);
 
   // Text that became certain with this token; may be empty. After a stop string matched, empty.
-  std::string Append(int32_t token_id);
+  // Without `may_stop`, a stop string that this token completes does not match.
+  std::string Append(int32_t token_id, bool may_stop = true);
   // Everything held back; incomplete characters become U+FFFD. Ends the stream.
   std::string Flush();
   // Index of the stop string that matched, or -1.

@@ -53,6 +53,22 @@ TEST(VocabularyKnowsItsTokens) {
   EXPECT_THROW(Vocabulary({"a", "b"}, {false}), InvariantError);
 }
 
+TEST(StopStringsThatMayNotMatchYetAreText) {
+  const auto trace = [](const std::string& bytes, std::vector<std::string> stops, size_t first) {
+    TextStream stream(&Bytewise(), std::move(stops), false);
+    std::string trace;
+    for (size_t i = 0; i < bytes.size(); ++i) {
+      trace += stream.Append(static_cast<uint8_t>(bytes[i]), i >= first) + "|";
+    }
+    return trace + stream.Flush() + (stream.matched_stop() >= 0 ? "." : "");
+  };
+  EXPECT_EQ(trace("xabyabz", {"ab"}, 7), "x|||aby|||abz|");
+  EXPECT_EQ(trace("xab", {"ab"}, 7), "x|||ab");
+  EXPECT_EQ(trace("xabyabz", {"ab"}, 3), "x|||aby||||.");
+  EXPECT_EQ(trace("xab", {"ab"}, 2), "x|||.");  // begun before, complete in time
+  EXPECT_EQ(trace("aaa", {"a", "aa"}, 2), "||a|.");
+}
+
 TEST(CharactersAreEmittedWhole) {
   EXPECT_EQ(Trace("a\xC3\xA9z", {}), "a||\xC3\xA9|z|");
   EXPECT_EQ(Trace("\xF0\x9F\x98\x80", {}), "|||\xF0\x9F\x98\x80|");

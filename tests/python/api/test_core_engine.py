@@ -64,6 +64,19 @@ def test_a_disconnect_frees_the_pages_within_a_second(server: Server, stream: bo
     assert server[0].on_loop(lambda: server[0].service.num_open) == 0
 
 
+def test_nothing_ends_an_answer_before_its_least_tokens(server: Server) -> None:
+    """A token of this engine is a byte, so a stop string of one ends the answer with it."""
+    fields: dict[str, Any] = {"seed": 5, "max_tokens": 60, "ignore_eos": True}
+    written = post(server, **fields, return_token_ids=True)["choices"][0]["token_ids"]
+    byte = next(token for token in written if token < 128)
+    stop = chr(byte)
+    ended = post(server, **fields, stop=stop)["usage"]["completion_tokens"]
+    assert ended == written.index(byte) + 1 < 50
+    later = post(server, **fields, stop=stop, min_tokens=ended + 5)
+    assert later["usage"]["completion_tokens"] >= ended + 5
+    assert stop in later["choices"][0]["message"]["content"]
+
+
 def test_the_same_seed_gives_the_same_answer_alone_and_in_a_crowd(server: Server) -> None:
     fields: dict[str, Any] = {"seed": 42, "max_tokens": 40, "ignore_eos": True}
     alone = post(server, **fields)["choices"][0]["message"]["content"]
