@@ -12,6 +12,7 @@ MlcServerError
     ├── InvalidApiKey    401, code invalid_api_key
     ├── HostNotAllowed   403
     ├── ModelNotFound    404, code model_not_found
+    ├── ClientLeft       499: nobody reads the answer, only the log
     ├── GenerationFailed 500: this request failed inside the engine
     ├── QueueFull        503, with Retry-After
     └── Unavailable      503: starting, draining or dead
@@ -95,6 +96,13 @@ class HostNotAllowed(RequestError):
     status = 403
     type = "permission_error"
     code = "host_not_allowed"
+
+
+class ClientLeft(RequestError):
+    """The client closed the connection before its request was complete."""
+
+    status = 499
+    code = "client_left"
 
 
 class GenerationFailed(RequestError):

@@ -185,4 +185,5 @@ RENDER_TIMEOUT_MS = Limit(
 
 # Errors.
 MAX_ERROR_TEXT = Limit("error", 512, "characters", "longest error message")
+MAX_ERROR_BYTES = Limit("error", 1024, "bytes", "largest error body")
 MAX_ERROR_VALUE = Limit("error value", 64, "characters", "longest excerpt of a refused value")

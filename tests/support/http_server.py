@@ -43,10 +43,14 @@ class Script:
 
 
 class FakeEngine:
-    """An EnginePort that plays a Script, one token of every choice per step, on the event loop."""
+    """An EnginePort that plays a Script, one token of every choice per step, on the event loop.
+
+    Each of `next_scripts` is played once before `script`.
+    """
 
     def __init__(self, script: Script) -> None:
         self.script = script
+        self.next_scripts: list[Script] = []
         self.requests: list[GenerationRequest] = []
         self.cancelled: list[int] = []
         self.open: dict[int, asyncio.Task[None]] = {}
@@ -94,7 +98,7 @@ class FakeEngine:
     async def _play(
         self, handle: int, request: GenerationRequest, sink: Callable[[list[Delta]], None]
     ) -> None:
-        script = self.script
+        script = self.next_scripts.pop(0) if self.next_scripts else self.script
         started = PromptNews(queue_s=script.queue_s, logprobs=_prompt_logprobs(request))
         sink([Delta(0, "", [], prompt_tokens=len(request.prompt_ids), prompt=started)])
         limit = request.sampling.max_tokens
@@ -113,12 +117,8 @@ class FakeEngine:
         cut = len(tokens) < len(script.tokens)
         reason = "error" if script.error else "length" if cut else script.finish_reason
         self.open.pop(handle, None)
-        sink(
-            [
-                self._end(request, choice, len(tokens), reason)
-                for choice in range(request.num_choices)
-            ]
-        )
+        choices = range(request.num_choices)
+        sink([self._end(request, choice, len(tokens), reason, script.error) for choice in choices])
 
     def _delta(self, request: GenerationRequest, choice: int, position: int, text: str) -> Delta:
         token_id = 65 + position % 26
@@ -131,7 +131,9 @@ class FakeEngine:
             completion_tokens=position + 1,
         )
 
-    def _end(self, request: GenerationRequest, choice: int, count: int, reason: str) -> Delta:
+    def _end(
+        self, request: GenerationRequest, choice: int, count: int, reason: str, error: str | None
+    ) -> Delta:
         return Delta(
             choice=choice,
             text="",
@@ -139,7 +141,7 @@ class FakeEngine:
             finish_reason=reason,
             prompt_tokens=len(request.prompt_ids),
             completion_tokens=count + (reason == "stop"),
-            error=self.script.error,
+            error=error,
         )
 
 
@@ -237,6 +239,12 @@ def live_server(
         yield server, engine
     finally:
         server.stop()
+
+
+def tool_call(name: str, arguments: str) -> Script:
+    """An answer that is one call, as models with Hermes' format write it."""
+    call = f'{{"name": "{name}", "arguments": {arguments}}}'
+    return Script(tokens=list(f"<tool_call>\n{call}\n</tool_call>"))
 
 
 def chat_body(content: str = "hi", **fields: Any) -> dict[str, Any]:

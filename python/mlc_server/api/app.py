@@ -6,19 +6,20 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
 from mlc_server import __version__
 from mlc_server.api import chat, completions, debug, embeddings, status, tokens
 from mlc_server.api.body import FIELD_HINTS_HEADER, IGNORED_FIELDS_HEADER, IgnoredFields
+from mlc_server.api.cors import CorsMiddleware
 from mlc_server.api.docs_page import render_docs
 from mlc_server.api.errors import install_error_handlers
 from mlc_server.api.examples import component_schemas
 from mlc_server.api.guard import GuardMiddleware, guarded_hosts
 from mlc_server.api.metrics import Metrics
 from mlc_server.api.middleware import REQUEST_ID_HEADER, RequestIdMiddleware
+from mlc_server.api.response_schemas import RESPONSE_SCHEMAS
 from mlc_server.api.service import Service
 from mlc_server.api.trace import EventTrace
 from mlc_server.settings import ServerSettings
@@ -38,15 +39,8 @@ def create_app(settings: ServerSettings, service: Service) -> FastAPI:
     app.state.ignored_fields = IgnoredFields()
     # Each is outside those before it: preflights need no key, and refusals carry CORS headers.
     app.add_middleware(GuardMiddleware, keys=settings.api_keys, hosts=guarded_hosts(settings))
-    cors = settings.cors
-    app.add_middleware(
-        CORSMiddleware,
-        allow_origins=list(cors.allowed_origins),
-        allow_methods=list(cors.allowed_methods),
-        allow_headers=list(cors.allowed_headers),
-        allow_credentials=cors.allow_credentials,
-        expose_headers=[REQUEST_ID_HEADER, IGNORED_FIELDS_HEADER, FIELD_HINTS_HEADER],
-    )
+    exposed = [REQUEST_ID_HEADER, IGNORED_FIELDS_HEADER, FIELD_HINTS_HEADER]
+    app.add_middleware(CorsMiddleware, settings=settings.cors, expose_headers=exposed)
     app.add_middleware(RequestIdMiddleware)
     install_error_handlers(app)
     # These parse their own bodies and use nothing of what FastAPI does around an endpoint, which
@@ -74,6 +68,8 @@ def _add_docs(app: FastAPI) -> None:
             schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
             schemas = schema.setdefault("components", {}).setdefault("schemas", {})
             schemas.update(component_schemas())
+            schemas.update(RESPONSE_SCHEMAS)
+            _drop_validation_errors(schema)
             app.openapi_schema = schema
         return app.openapi_schema
 
@@ -82,3 +78,12 @@ def _add_docs(app: FastAPI) -> None:
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
         return HTMLResponse(render_docs(app.openapi()))
+
+
+def _drop_validation_errors(schema: dict[str, Any]) -> None:
+    """Takes out the 422 that FastAPI believes in: see errors.install_error_handlers()."""
+    for operations in schema["paths"].values():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)
+    for name in ("HTTPValidationError", "ValidationError"):
+        schema["components"]["schemas"].pop(name, None)

@@ -7,9 +7,10 @@ from typing import TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
 
 from mlc_server.api.middleware import add_to_header
-from mlc_server.errors import RequestTooLarge
+from mlc_server.errors import ClientLeft, RequestTooLarge
 from mlc_server.protocol.parsing import parse_request
 
 logger = logging.getLogger(__name__)
@@ -52,15 +53,19 @@ async def read_request(request: Request, model: type[Model]) -> Model:
 
 
 async def read_body(request: Request, size_max: int) -> bytes:
-    """The request's body; raises RequestTooLarge as soon as it is known to exceed `size_max`."""
+    """The request's body; raises RequestTooLarge as soon as it is known to exceed `size_max`, and
+    ClientLeft."""
     stated = request.headers.get("content-length", "")
     content = bytearray()
     if not (stated.isdigit() and int(stated[:20]) > size_max):
-        async for chunk in request.stream():
-            content += chunk
-            if len(content) > size_max:
-                break
-        else:
-            return bytes(content)
+        try:
+            async for chunk in request.stream():
+                content += chunk
+                if len(content) > size_max:
+                    break
+            else:
+                return bytes(content)
+        except ClientDisconnect:
+            raise ClientLeft("the client left before its body was complete") from None
     seen = f"{stated[:20]} bytes" if stated else "more"
     raise RequestTooLarge(f"body: must have at most {size_max} bytes; got {seen}")

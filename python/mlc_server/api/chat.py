@@ -12,6 +12,7 @@ from mlc_server.api.body import read_request
 from mlc_server.api.collected import collect
 from mlc_server.api.examples import CHAT_REQUEST_BODY
 from mlc_server.api.request_log import RequestLog
+from mlc_server.api.response_schemas import GENERATING, streamed_responses
 from mlc_server.api.sampling import check_scored, generation_request
 from mlc_server.api.service import ServedModel, Service
 from mlc_server.api.streamed import ChatStream, chat_events
@@ -33,6 +34,7 @@ router = APIRouter()
     "/v1/chat/completions",
     response_model=None,
     summary="Answer a conversation, streamed or whole",
+    responses=streamed_responses("ChatCompletion", "ChatCompletionChunk", *GENERATING),
     openapi_extra=CHAT_REQUEST_BODY,
 )
 async def chat_completions(request: Request) -> Response:

@@ -17,6 +17,7 @@ from mlc_server.api.completion_choices import Choice, answered_prompts
 from mlc_server.api.completion_stream import CompletionStream, streams_plain_text
 from mlc_server.api.examples import COMPLETION_REQUEST_BODY
 from mlc_server.api.request_log import RequestLog
+from mlc_server.api.response_schemas import GENERATING, streamed_responses
 from mlc_server.api.sampling import check_scored, generation_request
 from mlc_server.api.service import ServedModel, Service
 from mlc_server.engine import EventFormat, GenerationRequest
@@ -38,6 +39,7 @@ router = APIRouter()
     "/v1/completions",
     response_model=None,
     summary="Continue prompts, streamed or whole",
+    responses=streamed_responses("Completion", "Completion", *GENERATING),
     openapi_extra=COMPLETION_REQUEST_BODY,
 )
 async def completions(request: Request) -> Response:

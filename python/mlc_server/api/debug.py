@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from mlc_server.api.response_schemas import responses
 from mlc_server.errors import InvalidRequest
 
 router = APIRouter()
@@ -14,7 +15,7 @@ router = APIRouter()
     "/debug/dump_event_trace",
     response_model=None,
     summary="The latest requests' events as a Chrome trace",
-    responses={"400": {"description": "The server runs without --enable-tracing"}},
+    responses=responses("Trace", 400, 401),
 )
 async def dump_event_trace(request: Request) -> Response:
     """JSON that ui.perfetto.dev and chrome://tracing open; needs --enable-tracing too."""

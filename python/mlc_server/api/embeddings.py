@@ -5,6 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 
 from mlc_server.api.body import read_request
+from mlc_server.api.examples import EMBEDDING_REQUEST_BODY
+from mlc_server.api.response_schemas import READING, errors
 from mlc_server.api.service import Service
 from mlc_server.errors import InvalidRequest
 from mlc_server.protocol.excerpt import show
@@ -16,8 +18,10 @@ router = APIRouter()
 @router.post(
     "/v1/embeddings",
     response_model=None,
+    status_code=400,
     summary="Refused: no embedding model is served",
-    responses={"400": {"description": "Not an embedding model"}},
+    openapi_extra=EMBEDDING_REQUEST_BODY,
+    responses=errors(*READING),
 )
 async def embeddings(request: Request) -> None:
     """Always 400, in a form that clients understand."""

@@ -8,7 +8,12 @@ from pydantic import BaseModel
 
 from mlc_server.protocol.chat import ChatCompletionRequest
 from mlc_server.protocol.completions import CompletionRequest
-from mlc_server.protocol.token_requests import DetokenizeRequest, TemplateRequest, TokenizeRequest
+from mlc_server.protocol.token_requests import (
+    DetokenizeRequest,
+    EmbeddingRequest,
+    TemplateRequest,
+    TokenizeRequest,
+)
 
 REQUEST_MODELS: tuple[type[BaseModel], ...] = (
     ChatCompletionRequest,
@@ -16,6 +21,7 @@ REQUEST_MODELS: tuple[type[BaseModel], ...] = (
     TokenizeRequest,
     DetokenizeRequest,
     TemplateRequest,
+    EmbeddingRequest,
 )
 COMPONENT_REF = "#/components/schemas/{model}"
 
@@ -122,22 +128,13 @@ TEMPLATE_EXAMPLES: dict[str, Any] = {
         "value": {"messages": [{"role": "user", "content": "Hello"}]},
     },
 }
-_REFUSALS: dict[str, Any] = {
-    "400": {"description": "A field is missing, out of range or not supported"},
-    "404": {"description": "The model is not served here"},
-    "413": {"description": "The body is larger than --max-body-size"},
-    "503": {"description": "Loading, draining, dead or full; Retry-After says when to retry"},
+EMBEDDING_EXAMPLES: dict[str, Any] = {
+    "text": {"summary": "A text", "value": {"input": "Hello, world"}},
 }
 
 
-def _request_body(
-    model: type[BaseModel], examples: dict[str, Any], *, streams: bool = False
-) -> dict[str, Any]:
-    """What OpenAPI says of a route that parses its body itself."""
-    content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
-    if streams:
-        content["text/event-stream"] = {}
-    what = "The answer, or with stream: true its events" if streams else "The answer"
+def _request_body(model: type[BaseModel], examples: dict[str, Any]) -> dict[str, Any]:
+    """What OpenAPI says of the body of a route that parses it itself."""
     return {
         "requestBody": {
             "required": True,
@@ -147,16 +144,16 @@ def _request_body(
                     "examples": examples,
                 }
             },
-        },
-        "responses": {"200": {"description": what, "content": content}, **_REFUSALS},
+        }
     }
 
 
-CHAT_REQUEST_BODY = _request_body(ChatCompletionRequest, CHAT_EXAMPLES, streams=True)
-COMPLETION_REQUEST_BODY = _request_body(CompletionRequest, COMPLETION_EXAMPLES, streams=True)
+CHAT_REQUEST_BODY = _request_body(ChatCompletionRequest, CHAT_EXAMPLES)
+COMPLETION_REQUEST_BODY = _request_body(CompletionRequest, COMPLETION_EXAMPLES)
 TOKENIZE_REQUEST_BODY = _request_body(TokenizeRequest, TOKENIZE_EXAMPLES)
 DETOKENIZE_REQUEST_BODY = _request_body(DetokenizeRequest, DETOKENIZE_EXAMPLES)
 TEMPLATE_REQUEST_BODY = _request_body(TemplateRequest, TEMPLATE_EXAMPLES)
+EMBEDDING_REQUEST_BODY = _request_body(EmbeddingRequest, EMBEDDING_EXAMPLES)
 
 
 def component_schemas() -> dict[str, Any]:

@@ -24,8 +24,11 @@ tracer = logging.getLogger("mlc_server.trace")
 class RequestLog:
     """Times and counts of one request. `trace` is None without tracing."""
 
-    def __init__(self, request_id: str, metrics: Metrics, trace: EventTrace | None) -> None:
+    def __init__(
+        self, request_id: str, route: str, metrics: Metrics, trace: EventTrace | None
+    ) -> None:
         self._request_id = request_id
+        self._route = route
         self._metrics = metrics
         self._trace = trace
         self._begin_s = time.perf_counter()
@@ -42,9 +45,10 @@ class RequestLog:
 
     @classmethod
     def begin(cls, request: Request) -> RequestLog:
-        """The log of an HTTP request."""
+        """The log of an HTTP request; whoever calls it sees to its end."""
         state = request.app.state
-        return cls(request.state.request_id, state.metrics, state.trace)
+        request.state.is_logged = True
+        return cls(request.state.request_id, request.url.path, state.metrics, state.trace)
 
     @property
     def completion_tokens(self) -> int:
@@ -140,6 +144,7 @@ class RequestLog:
         fields: dict[str, object] = {
             "request": self._request_id,
             "status": status,
+            "route": self._route,
             "outcome": outcome,
             "total_ms": round(total_s * 1e3),
         }

@@ -14,6 +14,7 @@ from mlc_server.api.examples import (
     TEMPLATE_REQUEST_BODY,
     TOKENIZE_REQUEST_BODY,
 )
+from mlc_server.api.response_schemas import READING, responses
 from mlc_server.api.service import ServedModel, Service
 from mlc_server.api.template_input import (
     tell_unread,
@@ -36,6 +37,7 @@ def _model(request: Request, name: str | None) -> ServedModel:
     "/tokenize",
     response_model=None,
     summary="Token ids of a text or a chat",
+    responses=responses("Tokens", *READING),
     openapi_extra=TOKENIZE_REQUEST_BODY,
 )
 async def tokenize(request: Request) -> dict[str, Any]:
@@ -66,6 +68,7 @@ async def tokenize(request: Request) -> dict[str, Any]:
     "/detokenize",
     response_model=None,
     summary="The text of token ids",
+    responses=responses("Text", *READING),
     openapi_extra=DETOKENIZE_REQUEST_BODY,
 )
 async def detokenize(request: Request) -> dict[str, Any]:
@@ -86,6 +89,7 @@ async def detokenize(request: Request) -> dict[str, Any]:
     "/apply-template",
     response_model=None,
     summary="A chat as the model's template writes it",
+    responses=responses("Prompt", *READING),
     openapi_extra=TEMPLATE_REQUEST_BODY,
 )
 async def apply_template(request: Request) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def parse_prompts(value: Any) -> tuple[Prompt, ...]:
 
 
 def _prompt(value: Any, index: int | None) -> Prompt:
-    which = "it" if index is None else f"prompt {index}"
+    where = "" if index is None else f" as prompt {index}"
     if isinstance(value, str):
         return value
     if isinstance(value, list) and value:
@@ -114,6 +114,6 @@ def _prompt(value: Any, index: int | None) -> Prompt:
         return tuple(value)
     raise PydanticCustomError(
         "prompt_type",
-        "must be text, or at least one token id, or a list of one of them; {which} is {seen}",
-        {"which": which, "seen": show(value)},
+        "must be text, or at least one token id, or a list of one of them; got {seen}{where}",
+        {"where": where, "seen": show(value)},
     )

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from mlc_server.errors import InvalidRequest
 from mlc_server.limits import MAX_ERROR_VALUE, MAX_METADATA
+from mlc_server.protocol.excerpt import show
 
 # Key -> values that ask for nothing. null is always one of them.
 NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
@@ -159,7 +160,7 @@ def _check_label(key: str, value: Any) -> None:
         fits = value is None or (isinstance(value, str) and len(value) <= 4096)
         wanted = "a string of at most 4096 characters"
     if not fits:
-        raise InvalidRequest(f"{key}: must be {wanted}", param=key)
+        raise InvalidRequest(f"{key}: must be {wanted}; got {show(value)}", param=key)
 
 
 def _check_metadata(value: Any) -> None:
@@ -170,7 +171,8 @@ def _check_metadata(value: Any) -> None:
     )
     if not fits:
         raise InvalidRequest(
-            f"metadata: must be an object of at most {MAX_METADATA.default} strings",
+            f"metadata: must be an object of at most {MAX_METADATA.default} strings; "
+            f"got {show(value)}",
             param="metadata",
         )
 

@@ -124,8 +124,8 @@ class GenerationFields(StrictModel):
     @classmethod
     def _check_stop(cls, stop: Any) -> tuple[str, ...]:
         strings = [] if stop is None else [stop] if isinstance(stop, str) else stop
-        if not isinstance(strings, list) or not all(isinstance(s, str) for s in strings):
-            raise PydanticCustomError("stop_type", "must be a string or a list of strings")
+        if not isinstance(strings, list):
+            raise fault("", f"must be a string or a list of strings; got {show(stop)}")
         if len(strings) > limits.MAX_STOP_STRINGS.default:
             raise PydanticCustomError(
                 "too_many",
@@ -133,6 +133,8 @@ class GenerationFields(StrictModel):
                 {"limit": limits.MAX_STOP_STRINGS.default, "count": len(strings)},
             )
         for string in strings:
+            if not isinstance(string, str):
+                raise fault("", f"must be a string or a list of strings; got {show(string)} in it")
             size = len(string.encode("utf-8", "surrogatepass"))
             if not 0 < size <= limits.MAX_STOP_BYTES.default:
                 raise PydanticCustomError(
@@ -148,7 +150,7 @@ class GenerationFields(StrictModel):
         if bias is None:
             return ()
         if not isinstance(bias, dict):
-            raise PydanticCustomError("bias_type", "must be an object of token id to bias")
+            raise fault("", f"must be an object of token id to bias; got {show(bias)}")
         if len(bias) > limits.MAX_LOGIT_BIAS.default:
             raise PydanticCustomError(
                 "too_many",

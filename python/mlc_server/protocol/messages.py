@@ -69,7 +69,7 @@ class ChatMessage(StrictModel):
         if content is None or isinstance(content, str):
             return content
         if not isinstance(content, list):
-            raise PydanticCustomError("content_type", "must be a string or a list of text parts")
+            raise fault("", f"must be a string or a list of text parts; got {show(content)}")
         if len(content) > limits.MAX_CONTENT_PARTS.default:
             raise PydanticCustomError(
                 "too_many",

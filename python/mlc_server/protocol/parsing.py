@@ -4,8 +4,9 @@ field, the limit and the value."""
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -31,24 +32,50 @@ def parse_request(
 
     `on_ignored(path, nearest known name)` is told of each unknown key.
     """
-    value = parse_json(body)
+    numbers = _Numbers()
+    value = _parse_json(body, numbers)
     if not isinstance(value, dict):
         raise InvalidRequest(f"body: must be a JSON object; got {kind(value)}")
     kept = drop_other_fields(value, model, on_ignored)
     try:
-        return model.model_validate(kept)
+        parsed = model.model_validate(kept)
     except ValidationError as error:
         raise explain(error) from None
+    if not numbers.all_finite:  # one where any value goes
+        _refuse_non_finite(value)
+    return parsed
 
 
-def parse_json(body: bytes) -> Any:
-    """The JSON value in `body`. NaN and Infinity pass so that validation can name their field."""
+class _Numbers:
+    """Reads numbers. NaN, Infinity and 1e400 pass, so that validation can name field and limit."""
+
+    def __init__(self) -> None:
+        self.all_finite = True
+
+    def constant(self, text: str) -> float:
+        self.all_finite = False
+        return float(text)
+
+    def number(self, text: str) -> float:
+        value = float(text)
+        if math.isinf(value):
+            self.all_finite = False
+        return value
+
+
+def _parse_json(body: bytes, numbers: _Numbers) -> Any:
+    """The JSON value in `body`."""
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"body: not valid UTF-8 at byte {error.start}") from None
     try:
-        value = json.loads(text, parse_int=_bounded_int)
+        value = json.loads(
+            text,
+            parse_int=_bounded_int,
+            parse_float=numbers.number,
+            parse_constant=numbers.constant,
+        )
     except json.JSONDecodeError as error:
         raise InvalidRequest(
             f"body: not valid JSON: {error.msg} (line {error.lineno}, column {error.colno})"
@@ -56,7 +83,7 @@ def parse_json(body: bytes) -> Any:
     except RecursionError:
         raise InvalidRequest("body: JSON is nested too deeply") from None
     if _SURROGATE_ESCAPE.search(text):
-        path = _find_surrogate(value)
+        path = _find(value, _has_surrogate)
         if path is not None:
             name = _path_name(path)
             raise InvalidRequest(
@@ -147,19 +174,30 @@ def _path_name(path: Sequence[int | str]) -> str:
     return printable(name)
 
 
-def _find_surrogate(value: Any) -> tuple[int | str, ...] | None:
-    """Path of the first string that holds a lone surrogate, None if there is none."""
+def _refuse_non_finite(value: Any) -> None:
+    """Raises InvalidRequest that names the first number that is none."""
+    path = _find(value, lambda item: isinstance(item, float) and not math.isfinite(item))
+    if path is not None:  # it may have been replaced by a later value of the same key
+        name = _path_name(path)
+        raise InvalidRequest(f"{name}: must be a finite number", param=name)
+
+
+def _has_surrogate(value: Any) -> bool:
+    return isinstance(value, str) and _SURROGATE.search(value) is not None
+
+
+def _find(value: Any, fits: Callable[[Any], bool]) -> tuple[int | str, ...] | None:
+    """Path of a key or a value inside `value` that `fits`, None if there is none."""
     stack: list[tuple[tuple[int | str, ...], Any]] = [((), value)]
     while stack:
         path, item = stack.pop()
-        if isinstance(item, str):
-            if _SURROGATE.search(item):
-                return path
-        elif isinstance(item, list):
+        if isinstance(item, list):
             stack.extend(((*path, index), child) for index, child in enumerate(item))
         elif isinstance(item, dict):
             for key, child in item.items():
-                if _SURROGATE.search(key):
+                if fits(key):
                     return (*path, key)
                 stack.append(((*path, key), child))
+        elif fits(item):
+            return path
     return None

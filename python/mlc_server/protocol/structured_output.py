@@ -119,9 +119,11 @@ def _named_schema(value: Any) -> str:
             "json_schema.name", f"must be 1 to 64 letters, digits, _ and -; got {show(name)}"
         )
     if not isinstance(value.get("description"), (str, type(None))):
-        raise fault("json_schema.description", "must be a string")
+        seen = show(value.get("description"))
+        raise fault("json_schema.description", f"must be a string; got {seen}")
     if not isinstance(value.get("strict"), (bool, type(None))):
-        raise fault("json_schema.strict", "must be true or false")
+        seen = show(value.get("strict"))
+        raise fault("json_schema.strict", f"must be true or false; got {seen}")
     schema = value.get("schema")
     if not isinstance(schema, (dict, bool)):
         raise fault("json_schema.schema", f"must be a JSON schema object; got {show(schema)}")
@@ -157,7 +159,7 @@ def _text(value: Any, field: str) -> str:
 def _choice(value: Any, field: str, param: str) -> OutputFormat:
     limit = limits.MAX_CHOICE_TEXTS.default
     if not isinstance(value, list) or not 0 < len(value) <= limit:
-        raise fault(field, f"must be a list of 1 to {limit} strings")
+        raise fault(field, f"must be a list of 1 to {limit} strings; got {show(value)}")
     for index, item in enumerate(value):
         _text(item, f"{field}[{index}]")
     return OutputFormat("choice", json.dumps(value), param)

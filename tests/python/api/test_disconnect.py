@@ -53,6 +53,20 @@ def test_a_storm_of_disconnects_leaves_nothing_behind() -> None:
         assert len(engine.cancelled) == len(set(engine.cancelled))
 
 
+@pytest.mark.parametrize("missing", [1, 60])
+def test_leaving_before_the_body_is_complete_is_a_line_in_the_log(
+    missing: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not a failure of the server, whose log is for those."""
+    caplog.set_level("INFO")
+    with live_server() as (server, engine):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock:
+            sock.sendall(raw_chat_request(chat_body("x" * 100))[:-missing])
+        wait_for(lambda: "499 refused: client_left" in caplog.text, 5.0)
+        assert engine.requests == []
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 def test_a_request_that_ended_is_not_cancelled() -> None:
     with live_server() as (server, engine):
         for stream in (True, False):

@@ -1,4 +1,4 @@
-"""Health, models, documentation and CORS through the server's life."""
+"""Health, models and documentation through the server's life."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import requests
 
 from mlc_server import __version__
 from mlc_server.api.service import model_names, normal_name
-from mlc_server.settings import CorsSettings, ServerSettings
+from mlc_server.settings import ServerSettings
 from support.http_server import (
     MODEL_ID,
     MODEL_PATH,
@@ -187,38 +187,3 @@ def test_the_examples_of_the_docs_work() -> None:
                 f"{server.url}/v1/chat/completions", json=example["value"], timeout=20
             )
             assert answer.status_code == 200
-
-
-def test_cors_defaults_allow_every_origin() -> None:
-    with live_server() as (server, _):
-        answer = requests.get(f"{server.url}/health", headers={"origin": "http://a.b"}, timeout=20)
-        assert answer.headers["access-control-allow-origin"] == "*"
-        assert "access-control-allow-credentials" not in answer.headers
-
-
-def test_cors_settings_are_kept() -> None:
-    cors = CorsSettings(
-        allow_credentials=True,
-        allowed_origins=("http://good.example",),
-        allowed_methods=("POST",),
-        allowed_headers=("x-mine",),
-    )
-    with live_server(ServerSettings(cors=cors)) as (server, _):
-
-        def preflight(origin: str, method: str) -> requests.Response:
-            return requests.options(
-                f"{server.url}/v1/chat/completions",
-                headers={
-                    "origin": origin,
-                    "access-control-request-method": method,
-                    "access-control-request-headers": "x-mine",
-                },
-                timeout=20,
-            )
-
-        good = preflight("http://good.example", "POST")
-        assert good.status_code == 200
-        assert good.headers["access-control-allow-origin"] == "http://good.example"
-        assert good.headers["access-control-allow-credentials"] == "true"
-        assert preflight("http://evil.example", "POST").status_code == 400
-        assert preflight("http://good.example", "PUT").status_code == 400

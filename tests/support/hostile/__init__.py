@@ -1,0 +1,1 @@
+"""Requests nobody should send, by the thousand: see requests.py."""
