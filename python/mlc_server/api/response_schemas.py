@@ -217,7 +217,18 @@ def answer(name: str, description: str = "The answer") -> dict[str, Any]:
 def streamed_responses(name: str, chunk: str, *statuses: int) -> Responses:
     """Those of a route that answers JSON or, with stream: true, events whose data are `chunk`."""
     whole = answer(name, "The answer, or with stream: true its events, the last of them [DONE]")
-    whole["content"]["text/event-stream"] = {"schema": ref(chunk)}
+    event = {
+        "contentMediaType": "application/json",
+        "contentSchema": {"anyOf": [ref(chunk), ref("Error")]},
+    }
+    # OpenAPI's way since 3.2 to describe each event; older readers pass over it.
+    whole["content"]["text/event-stream"] = {
+        "itemSchema": {
+            "type": "object",
+            "required": ["data"],
+            "properties": {"data": {"anyOf": [{"const": "[DONE]"}, {"type": "string", **event}]}},
+        }
+    }
     return {"200": whole, **errors(*statuses)}
 
 

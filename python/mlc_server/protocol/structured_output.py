@@ -14,6 +14,7 @@ from mlc_server.protocol.strict import fault
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _SCHEMA = {"anyOf": [{"type": "object"}, {"type": "boolean"}]}
+_TEXT = {"type": "string", "minLength": 1}
 
 RESPONSE_FORMAT_SCHEMA = {
     "anyOf": [
@@ -22,7 +23,7 @@ RESPONSE_FORMAT_SCHEMA = {
             "required": ["type"],
             "properties": {
                 "type": {"enum": ["text", "json_object"]},
-                "schema": {"anyOf": [{"type": "object"}, {"type": "string"}]},
+                "schema": {"anyOf": [*_SCHEMA["anyOf"], {"type": "string"}, {"type": "null"}]},
             },
         },
         {
@@ -35,9 +36,9 @@ RESPONSE_FORMAT_SCHEMA = {
                     "required": ["name", "schema"],
                     "properties": {
                         "name": {"type": "string", "pattern": "^[a-zA-Z0-9_-]{1,64}$"},
-                        "description": {"type": "string"},
+                        "description": {"anyOf": [{"type": "string"}, {"type": "null"}]},
                         "schema": _SCHEMA,
-                        "strict": {"type": "boolean"},
+                        "strict": {"anyOf": [{"type": "boolean"}, {"type": "null"}]},
                     },
                 },
             },
@@ -49,13 +50,26 @@ STRUCTURED_OUTPUTS_SCHEMA = {
     "anyOf": [
         {
             "type": "object",
+            "description": "Exactly one of these",
             "minProperties": 1,
-            "maxProperties": 1,
             "properties": {
-                "json": {"anyOf": [*_SCHEMA["anyOf"], {"type": "string"}]},
-                "regex": {"type": "string"},
-                "choice": {"type": "array", "minItems": 1, "items": {"type": "string"}},
-                "grammar": {"type": "string", "description": "Lark, in llguidance's dialect"},
+                "json": {"anyOf": [*_SCHEMA["anyOf"], {"type": "string"}, {"type": "null"}]},
+                "regex": {"anyOf": [_TEXT, {"type": "null"}]},
+                "choice": {
+                    "anyOf": [
+                        {
+                            "type": "array",
+                            "minItems": 1,
+                            "maxItems": limits.MAX_CHOICE_TEXTS.default,
+                            "items": _TEXT,
+                        },
+                        {"type": "null"},
+                    ]
+                },
+                "grammar": {
+                    "description": "Lark, in llguidance's dialect",
+                    "anyOf": [_TEXT, {"type": "null"}],
+                },
             },
         },
         {"type": "null"},

@@ -74,9 +74,14 @@ def test_a_key_is_asked_for_and_logs_are_json() -> None:
         assert server.end() == 0
     assert "-H 'Authorization: Bearer KEY'" in server.output
     logged = [json.loads(line) for line in server.lines if line.startswith('{"time"')]
-    (access,) = [entry for entry in logged if entry["logger"] == "mlc_server.requests"]
+    refused, access = [entry for entry in logged if entry["logger"] == "mlc_server.requests"]
+    assert (refused["status"], refused["method"]) == (401, "POST")
     assert access["status"] == 200
+    assert access["route"] == refused["route"] == "/v1/chat/completions"
     assert access["request"] == answer.headers["x-request-id"]
+    assert (access["output"], access["outcome"]) == (2, "length")
+    for key in ("prompt", "queue_ms", "ttft_ms", "tokens_per_s", "total_ms"):
+        assert access[key] >= 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
