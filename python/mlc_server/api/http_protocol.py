@@ -2,12 +2,15 @@
 bytes, and an end to clients that stop reading.
 
 Without them a few hundred half-sent requests hold their connections for ever, and a header of any
-size is accepted. It also lets a stream write its chunks without a coroutine for each of them.
+size is accepted. It also lets a stream write its chunks without a coroutine for each of them, and
+where requests are pipelined it keeps refusals in order and tells the one that is being answered
+that the client has gone; uvicorn looks at the last one only.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import Any
 
 from starlette.types import Scope
@@ -36,6 +39,7 @@ class ChunkWriter:
         self._cycle = cycle
         self._flow = cycle.flow
         self._write = cycle.transport.write
+        self._is_closing = cycle.transport.is_closing
 
     @staticmethod
     def of(scope: Scope) -> ChunkWriter | None:
@@ -49,7 +53,7 @@ class ChunkWriter:
     @property
     def is_open(self) -> bool:
         """Whether the client is there and reads as fast as it is written to."""
-        return not (self._flow.write_paused or self._cycle.disconnected)
+        return not (self._flow.write_paused or self._cycle.disconnected or self._is_closing())
 
     def write(self, chunks: bytes) -> None:
         """Sends whole chunks; only while it is open, and not after the end of the response."""
@@ -66,6 +70,15 @@ def chunk_data(chunk: bytes) -> bytes:
     return chunk[chunk.index(b"\r\n") + 2 : -2]
 
 
+class _Cycle(RequestResponseCycle):
+    """uvloop refuses writes to a connection that is being closed, and tells of its loss later."""
+
+    async def send(self, message: Any) -> None:
+        if self.transport.is_closing() and not self.response_complete:
+            self.disconnected = True
+        await super().send(message)
+
+
 class BoundedHttpProtocol(HttpToolsProtocol):
     """One connection. At most one of its deadlines runs at a time besides the writer's."""
 
@@ -77,6 +90,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._unparsed_bytes = 0  # fed since the current headers began
         self._header_bytes = 0  # of complete headers and the URL
         self._refused_headers = False
+        self._active: RequestResponseCycle | None = None  # the one that is being answered
+        self._refusal: bytes | None = None  # waits until the answers before it are out
 
     # Connection
 
@@ -87,9 +102,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._clear_deadline()
         self._clear_write_deadline()
+        if self._active is not None and not self._active.response_complete:
+            _abandon(self._active)
+        self.pipeline.clear()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._refusal is not None:
+            return
         super().data_received(data)
         if self._in_headers and not self.transport.is_closing():
             self._unparsed_bytes += len(data)
@@ -118,6 +138,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._in_headers = False
         super().on_headers_complete()
         # The application's task has been made and has not run yet.
+        self.cycle.__class__ = _Cycle
         self.scope["extensions"] = {_CHUNKS: {"writer": ChunkWriter(self.cycle)}}
         if self.pipeline:
             self._clear_deadline()  # its body is not read before the answers ahead of it are out
@@ -128,8 +149,15 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._clear_deadline()
         super().on_message_complete()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._active = cycle
+        super()._start_asgi_task(cycle, app)
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        if self._refusal is not None and self._is_idle and not self.transport.is_closing():
+            self._refuse(self._refusal)
+            return
         # The next pipelined request begins now, and its deadline with it.
         half = not self.pipeline and self.cycle.more_body and not self.cycle.response_complete
         if half and self._deadline is None and not self.transport.is_closing():
@@ -144,7 +172,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     # Refusals
 
     def send_400_response(self, msg: str) -> None:
-        """Answers bytes that are no acceptable HTTP request, and closes."""
+        """Answers bytes that are no acceptable HTTP request, after what came before, and closes."""
         status = 400
         message = msg or "Invalid HTTP request received."
         if self._refused_headers:
@@ -157,7 +185,24 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             b"content-length: %d\r\n\r\n" % len(body)
         )
         self._clear_deadline()
-        self.transport.write(STATUS_LINE[status] + head + body)
+        # The unfinished request, if its headers were in, is the one that is refused.
+        self.pipeline = deque(item for item in self.pipeline if not item[0].more_body)
+        if self._active is not None and self._active.more_body:
+            _abandon(self._active)
+        self._refusal = STATUS_LINE[status] + head + body
+        if self._is_idle:
+            self._refuse(self._refusal)
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether no answer is owed."""
+        active = self._active
+        answers = active is not None and not active.response_complete and not active.disconnected
+        return not answers and not self.pipeline
+
+    def _refuse(self, refusal: bytes) -> None:
+        self._unset_keepalive_if_required()
+        self.transport.write(refusal)
         self.transport.close()
 
     # Deadlines
@@ -189,3 +234,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._write_deadline is not None:
             self._write_deadline.cancel()
             self._write_deadline = None
+
+
+def _abandon(cycle: RequestResponseCycle) -> None:
+    """Tells the application that nobody reads its answer."""
+    cycle.disconnected = True
+    cycle.message_event.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import requests
 
 from mlc_server import limits
 from support.http_server import FakeEngine, LiveServer, chat_body, live_server, raw_chat_request
+from support.waiting import wait_for
 
 Server = tuple[LiveServer, FakeEngine]
 
@@ -142,3 +144,57 @@ def test_an_upload_within_the_deadline_passes(server: Server) -> None:
             sock.sendall(request[part * step : (part + 1) * step])
             time.sleep(0.05)
         assert b"An apple a day" in until_closed(sock)
+
+
+def statuses(answer: bytes) -> list[int]:
+    return [int(line.split()[1]) for line in re.findall(rb"HTTP/1.1 \d+", answer)]
+
+
+KEPT = raw_chat_request(chat_body()).replace(b"connection: close\r\n", b"")
+STREAMED = raw_chat_request(chat_body(stream=True)).replace(b"connection: close\r\n", b"")
+CHUNKED = (
+    b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (KEPT + b"garbage\r\n\r\n", [200, 400]),
+        (STREAMED + KEPT + b"garbage\r\n\r\n" + KEPT, [200, 200, 400]),
+        (KEPT + CHUNKED + b"zz\r\n", [200, 400]),
+        (CHUNKED + b"zz\r\n", [400]),
+        (CHUNKED + b"1\r\n{\r\nzz\r\n" + KEPT, [400]),
+        (KEPT + b"GET /health HTTP/1.1\r\nx-long: " + b"a" * 100_000, [200, 431]),
+        (STREAMED + STREAMED + raw_chat_request(chat_body()) + KEPT, [200, 200, 200]),
+    ],
+    ids=["garbage", "more", "chunk", "first", "body", "header", "whole"],
+)
+def test_pipelined_requests_are_answered_in_order(
+    server: Server, sent: bytes, expected: list[int]
+) -> None:
+    """The answers to those before what is refused come first and whole."""
+    server[1].script.step_s = 0.02
+    with socket.create_connection(("127.0.0.1", server[0].port)) as sock:
+        sock.sendall(sent)
+        answer = until_closed(sock)
+    assert statuses(answer) == expected
+    assert answer.count(b"data: [DONE]") == sent.count(b'"stream": true')
+    assert server[0].on_loop(lambda: server[0].service.num_open) == 0
+
+
+@pytest.mark.parametrize("first", [KEPT, STREAMED], ids=["whole", "stream"])
+@pytest.mark.parametrize("abort", [True, False])
+def test_leaving_with_requests_in_the_pipeline_cancels_them_all(
+    server: Server, first: bytes, abort: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    server[1].script.hang_after = 2
+    with socket.create_connection(("127.0.0.1", server[0].port)) as sock:
+        sock.sendall(first + KEPT + STREAMED)
+        wait_for(lambda: len(server[1].requests) == 1, 5.0)
+        if abort:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    wait_for(lambda: server[0].on_loop(lambda: server[0].service.num_open) == 0, 5.0)
+    assert server[1].cancelled == [0]
+    assert len(server[1].requests) == 1
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]

@@ -24,7 +24,7 @@ from support.waiting import wait_for
 
 MIB = 1 << 20
 COUNT = int(os.environ.get("MLC_SERVER_SOAK", "400"))
-PARTS = 4
+PARTS = 10
 # Sixteen of the largest requests at once, and what the allocator keeps of them.
 RSS_PEAK_MAX = 256 * MIB
 # Later parts reuse what the first one took. Fewer requests are too few to say so.
@@ -57,6 +57,7 @@ def soak(server: Process, num_hostile: int, num_valid: int, seed: int) -> Soak:
         answers = asyncio.run(mixed(port, islice(hostile, count), count, valid[start:end], result))
         assert answers == expected[start:end]
         rss.append(system.memory_info().rss)
+        print(f"{result.count} in {time.monotonic() - begin_s:.0f} s", flush=True)
     took_s = time.monotonic() - begin_s
     sizes = ", ".join(f"{size / MIB:.0f}" for size in rss)
     print(f"\n{result.table()}\n{num_valid} valid ones among them, {took_s:.0f} s, RSS {sizes} MiB")
