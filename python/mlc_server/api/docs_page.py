@@ -18,10 +18,18 @@ code, pre {{ font: 14px/1.4 ui-monospace, monospace; }}
 pre {{ background: #8882; padding: .8rem; overflow-x: auto; border-radius: .4rem; }}
 table {{ border-collapse: collapse; }}
 td, th {{ text-align: left; padding: .2rem .8rem .2rem 0; vertical-align: top; }}
+nav li {{ list-style: none; }}
+nav ul {{ padding: 0; }}
+h2 a {{ color: inherit; text-decoration: none; }}
 </style></head><body>
 <h1>{title} {version}</h1>
 <p>OpenAI-compatible. Machine-readable: <a href="openapi.json">openapi.json</a>.
-Errors are <code>{{"error": {{"message", "type", "param", "code"}}}}</code>.</p>
+Errors are <code>{{"error": {{"message", "type", "param", "code"}}}}</code>. A server with
+<code>--api-key</code> asks for the header <code>Authorization: Bearer KEY</code> on every route but
+<code>/health</code> and <code>/ready</code>.</p>
+<nav><ul>
+{links}
+</ul></nav>
 {sections}
 </body></html>
 """
@@ -29,24 +37,37 @@ Errors are <code>{{"error": {{"message", "type", "param", "code"}}}}</code>.</p>
 
 def render_docs(openapi: dict[str, Any]) -> str:
     """The page for an OpenAPI document."""
-    sections = [
-        _section(method, path, operation, openapi)
-        for path, operations in openapi["paths"].items()
-        for method, operation in operations.items()
+    operations = [
+        (method, path, operation)
+        for path, of_path in openapi["paths"].items()
+        for method, operation in of_path.items()
     ]
     info = openapi["info"]
     return _PAGE.format(
         title=html.escape(info["title"]),
         version=html.escape(info["version"]),
-        sections="\n".join(sections),
+        links="\n".join(_link(*operation) for operation in operations),
+        sections="\n".join(_section(*operation, openapi) for operation in operations),
     )
+
+
+def _link(method: str, path: str, operation: dict[str, Any]) -> str:
+    return (
+        f'<li><a href="#{_anchor(method, path)}"><code>{method.upper()} {html.escape(path)}</code>'
+        f"</a> {html.escape(operation.get('summary', ''))}</li>"
+    )
+
+
+def _anchor(method: str, path: str) -> str:
+    return html.escape(f"{method}{path}", quote=True)
 
 
 def _section(method: str, path: str, operation: dict[str, Any], openapi: dict[str, Any]) -> str:
     content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
     examples = content.get("examples", {})
     parts = [
-        f"<section><h2><code>{method.upper()} {html.escape(path)}</code></h2>",
+        f'<section id="{_anchor(method, path)}"><h2><a href="#{_anchor(method, path)}">'
+        f"<code>{method.upper()} {html.escape(path)}</code></a></h2>",
         f"<p>{html.escape(operation.get('summary', ''))}</p>",
         f"<p>{html.escape(operation.get('description', ''))}</p>",
         _fields(content.get("schema", {}), openapi),
@@ -56,11 +77,25 @@ def _section(method: str, path: str, operation: dict[str, Any], openapi: dict[st
     for example in examples.values():
         parts.append(f"<h3>{html.escape(example['summary'])}</h3>")
         parts.append(_curl(method, path, example["value"]))
+    parts.append(_answers(operation["responses"]))
     return "\n".join([*parts, "</section>"])
 
 
+def _answers(responses: dict[str, Any]) -> str:
+    """A table of statuses and what they mean."""
+    rows = [
+        f"<tr><td><code>{html.escape(status)}</code></td>"
+        f"<td>{html.escape(response['description'])}</td></tr>"
+        for status, response in sorted(responses.items())
+    ]
+    return f"<h3>Answers</h3><table>{''.join(rows)}</table>"
+
+
 def _curl(method: str, path: str, body: Any) -> str:
-    command = f"curl -X {method.upper()} http://127.0.0.1:8000{path}"
+    verb = "" if method == "get" else f"-X {method.upper()} "
+    streams = "-N " if isinstance(body, dict) and body.get("stream") else ""
+    address = f"http://127.0.0.1:8000{path}".replace("{model_id}", "MODEL")
+    command = f"curl {streams}{verb}{address}"
     if body is not None:
         text = json.dumps(body, indent=2, ensure_ascii=False)
         command += f" \\\n  -H 'Content-Type: application/json' -d '{text}'"
@@ -84,18 +119,22 @@ def _type(spec: dict[str, Any]) -> str:
     """A schema in a few words: type and bounds."""
     if "anyOf" in spec:
         kinds = [_type(option) for option in spec["anyOf"] if option.get("type") != "null"]
-        return " or ".join(kinds)
+        return " or ".join(dict.fromkeys(kinds))
     if "$ref" in spec:
         return "object"
+    if "enum" in spec:
+        return " or ".join(json.dumps(value) for value in spec["enum"])
     words = [str(spec.get("type", "any"))]
     if spec.get("type") == "array" and "items" in spec:
         words = [f"list of {_type(spec['items'])}"]
     for key, label in _BOUNDS.items():
-        if key in spec:
-            words.append(f"{label} {spec[key]}")
+        if key in spec and abs(spec[key]) < _NOT_WORTH_A_WORD:
+            words.append(f"{label} {spec[key]:g}")
     return " ".join(words)
 
 
+# Bounds of the integers' own size.
+_NOT_WORTH_A_WORD = 2**31 - 1
 _BOUNDS = {
     "minimum": "from",
     "exclusiveMinimum": "above",

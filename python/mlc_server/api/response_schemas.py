@@ -209,6 +209,11 @@ def errors(*statuses: int) -> Responses:
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds", "schema": COUNT}}
 
 
+def text_responses(description: str, *statuses: int) -> Responses:
+    """All of a route that answers plain text."""
+    return {"200": {"description": description}, **errors(*statuses)}
+
+
 def answer(name: str, description: str = "The answer") -> dict[str, Any]:
     """A 200 with JSON of RESPONSE_SCHEMAS."""
     return {"description": description, "content": {"application/json": {"schema": ref(name)}}}

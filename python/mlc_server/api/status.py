@@ -9,7 +9,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from mlc_server import __version__
 from mlc_server.api.metrics import CONTENT_TYPE
-from mlc_server.api.response_schemas import errors, responses
+from mlc_server.api.response_schemas import responses, text_responses
 from mlc_server.api.service import ServedModel, Service, normal_name, not_served
 
 router = APIRouter()
@@ -74,7 +74,7 @@ async def ready(request: Request) -> dict[str, str]:
     "/metrics",
     response_class=PlainTextResponse,
     summary="Counters, gauges and histograms for Prometheus",
-    responses=errors(401),
+    responses=text_responses("Prometheus' text format", 401),
 )
 async def metrics(request: Request) -> Response:
     """In Prometheus' text format, under names of our own and under vLLM's."""

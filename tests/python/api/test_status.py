@@ -158,8 +158,15 @@ def test_docs_list_every_route_and_need_no_network() -> None:
         page = requests.get(f"{server.url}/docs", timeout=20)
         openapi = requests.get(f"{server.url}/openapi.json", timeout=20).json()
     assert page.headers["content-type"].startswith("text/html")
-    for path in openapi["paths"]:
-        assert path in page.text
+    for path, operations in openapi["paths"].items():
+        for method, operation in operations.items():
+            assert f'<section id="{method}{path}">' in page.text
+            assert f'<a href="#{method}{path}">' in page.text
+            examples = operation.get("requestBody", {}).get("content", {})
+            assert method == "get" or path.startswith("/debug") or examples
+        assert f"http://127.0.0.1:8000{path.replace('{model_id}', 'MODEL')}" in page.text
+    sections = page.text.split("<section")[1:]
+    assert all("<pre>curl" in section and "<h3>Answers</h3>" in section for section in sections)
     for field in ("temperature", "logit_bias", "stop_token_ids"):
         assert f"<code>{field}</code>" in page.text
     assert "Write a haiku about apples." in page.text
