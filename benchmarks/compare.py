@@ -33,8 +33,8 @@ CONTEXT_ROUNDS = 3  # at most: a peer may take a quarter of a minute to get ther
 CORE_ROWS = {"decode", "prefill"}
 STREAM_ROWS = {
     1: {"decode", "prefill", "overhead1"},
-    8: {"streams8", "overhead8"},
-    32: {"streams32", "ttft32", "overhead32", "rss"},
+    8: {"streams8", "overhead8", "loop8", "client8"},
+    32: {"streams32", "ttft32", "overhead32", "loop32", "client32", "rss"},
 }
 
 

@@ -51,6 +51,10 @@ ROWS = (
     RowSpec("overhead1", "HTTP / in-process, 1", "overhead 1", "%", target=97.0, absolute=True),
     RowSpec("overhead8", "HTTP / in-process, 8", "overhead 8", "%", target=97.0, absolute=True),
     RowSpec("overhead32", "HTTP / in-process, 32", "overhead 32", "%", target=97.0, absolute=True),
+    RowSpec("loop8", "event loop CPU, 8", "loop cpu 8", "us/tok", higher_is_better=False),
+    RowSpec("loop32", "event loop CPU, 32", "loop cpu 32", "us/tok", higher_is_better=False),
+    RowSpec("client8", "client CPU, 8", "client cpu 8", "us/tok", higher_is_better=False),
+    RowSpec("client32", "client CPU, 32", "client cpu 32", "us/tok", higher_is_better=False),
     RowSpec(
         "start",
         "cached start to token",

@@ -101,6 +101,13 @@ class Server(Child):
     def resident_bytes(self) -> int:
         return resident_bytes(self.process.pid)
 
+    @property
+    def main_thread_cpu_s(self) -> float:
+        """Processor time that the process's first thread has had."""
+        pid = self.process.pid
+        text = Path(f"/proc/{pid}/task/{pid}/schedstat").read_text(encoding="ascii")
+        return int(text.split()[0]) * 1e-9
+
 
 class Worker(Child):
     """A process that answers each line of JSON with one (see in_process.py)."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from loadgen.client import Endpoint, Pool
 from loadgen.event_loop import run_on_loop
-from loadgen.load import PATHS, Load, LoadGenerator, ServerError
+from loadgen.load import PATHS, WARMUP_OUTPUT_LEN, Load, LoadGenerator, ServerError
 from loadgen.metrics import Summary
 from loadgen.prompts import PromptShape
 from loadgen.response import ResponseError
@@ -134,7 +134,11 @@ class Session:
                 for count in counts:
                     self._say(f"{count} streams over HTTP, round {number + 1}")
                     for index in order:
+                        before_s = servers[index].main_thread_cpu_s
                         await self._one_turn(generators[index], index, count, number)
+                        if index == 0:
+                            used_s = servers[index].main_thread_cpu_s - before_s
+                            self._add_loop_cpu(count, number, used_s)
                         if count == max(TIMED_STREAMS):
                             name, size = self._all[index].name, servers[index].resident_bytes
                             self.samples.add("rss", name, HTTP, size / 1e6)
@@ -149,12 +153,19 @@ class Session:
         job |= {"input_len": INPUT_LEN, "output_len": OUTPUT_LEN}
         self._ask(worker, f"streams {count}", job, warm=warm)
 
+    def _add_loop_cpu(self, count: int, number: int, used_s: float) -> None:
+        """Ours has its event loop, and nothing else, on the first thread."""
+        if count == 1:  # a turn of one stream does other things too
+            return
+        tokens = requests_of(count) * OUTPUT_LEN + warmups_of(count, number) * WARMUP_OUTPUT_LEN
+        self.samples.add(f"loop cpu {count}", OURS, HTTP, 1e6 * used_s / tokens)
+
     async def _one_turn(
         self, generator: LoadGenerator, index: int, count: int, number: int
     ) -> None:
         name = self._all[index].name
         shape = PromptShape(INPUT_LEN)
-        warmup = count if number == 0 else 1
+        warmup = warmups_of(count, number)
         time.sleep(SWITCH_S)
         load = Load(shape, OUTPUT_LEN, requests_of(count), concurrency=count, warmup=warmup)
         run = await generator.run(load)
@@ -164,7 +175,8 @@ class Session:
         self.samples.add(f"ttft {count}", name, HTTP, run.latency_ms["ttft"].p50)
         self.samples.add(f"tpot {count}", name, HTTP, run.latency_ms["tpot"].p50)
         self.samples.add(f"tokens/frame {count}", name, HTTP, run.tokens_per_frame)
-        self.samples.add(f"client cpu {count}", name, HTTP, run.client_cpu_percent)
+        client_us = 1e4 * run.client_cpu_percent / run.output_tokens_s
+        self.samples.add(f"client cpu {count}", name, HTTP, client_us)
         if count == 1:
             self.samples.add("decode", name, HTTP, 1000 / run.latency_ms["tpot"].p50)
             prefill = await generator.run(Load(PromptShape(PREFILL_TOKENS), 1, 2, warmup=1))
@@ -180,6 +192,10 @@ class Session:
 
 def requests_of(streams: int) -> int:
     return max(SINGLE_REQUESTS, 2 * streams)
+
+
+def warmups_of(streams: int, round_number: int) -> int:
+    return streams if round_number == 0 else 1
 
 
 async def connected(server: Server) -> LoadGenerator:
