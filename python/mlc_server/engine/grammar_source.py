@@ -72,8 +72,10 @@ def _json_schema(text: str) -> str:
         raise _too_deep() from None
     except ValueError as error:
         raise _Fault(f"is not valid JSON: {error}") from None
-    if isinstance(schema, bool):
-        schema = {} if schema else {"not": {}}
+    if schema is False:
+        raise _Fault("no text can match it")
+    if schema is True:
+        schema = {}
     if not isinstance(schema, dict):
         raise _Fault("must be a JSON schema, that is, an object")
     if _OPTIONS_KEY in schema:

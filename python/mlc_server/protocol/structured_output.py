@@ -119,9 +119,13 @@ def parse_structured_outputs(value: Any) -> OutputFormat | None:
         raise fault("", f"must be an object; got {show(value)}")
     given = [key for key, item in value.items() if item is not None]
     if len(given) != 1 or given[0] not in _PARSERS:
-        raise fault("", f"must have exactly one of {', '.join(_PARSERS)}; got {show(given)}")
+        raise fault("", f"must have exactly one of {', '.join(_PARSERS)}; got {_names(given)}")
     key = given[0]
     return _PARSERS[key](value[key], key, f"structured_outputs.{key}")
+
+
+def _names(given: list[str]) -> str:
+    return " and ".join(show(name) for name in given[:3]) or "none of them"
 
 
 def _named_schema(value: Any) -> str:

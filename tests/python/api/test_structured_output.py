@@ -143,6 +143,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"response_format": {"type": "text", "schema": {}}}, "response_format.schema", "json_object"),
     ({"response_format": named({"uniqueItems": True})}, "response_format", "uniqueItems"),
     ({"structured_outputs": {}}, "structured_outputs", "exactly one"),
+    ({"structured_outputs": {"yaml": "a"}}, "structured_outputs", 'got "yaml"'),
+    ({"response_format": named(False)}, "response_format", "no text can match"),
     ({"structured_outputs": {"regex": "a", "json": {}}}, "structured_outputs", "exactly one"),
     ({"structured_outputs": {"regex": "("}}, "structured_outputs.regex", "unclosed"),
     ({"structured_outputs": {"regex": "(?=a)"}}, "structured_outputs.regex", "look-ahead"),
