@@ -41,6 +41,7 @@ class GrammarFollower {
   Status failure_;
   bool is_complete_ = false;
   const uint32_t* allowed_ = nullptr;
+  int64_t spent_ns_ = 0;  // of the allowance: see GrammarWorkers
 
   // Under the workers' mutex.
   GrammarProgress progress_ = GrammarProgress::kPending;

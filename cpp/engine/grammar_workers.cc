@@ -116,7 +116,7 @@ void GrammarWorkers::CancelOverdue() {
       continue;
     }
     const int64_t worked_ns = ReadNs(worker.cpu_clock) - worker.began_ns;
-    if (worked_ns > kSlowGrammarStepNs) {
+    if (worked_ns > kGrammarAllowanceNs) {
       follower->grammar_->NoteSlow();
     }
     if (worked_ns > kMaxGrammarStepNs) {
@@ -229,9 +229,11 @@ void GrammarWorkers::Work(Worker* worker, GrammarFollower* follower) {
   } catch (const std::exception& error) {
     failure = Error{ErrorCode::kInvalidValue, "", error.what()};
   }
-  if (ReadNs(worker->cpu_clock) - worker->began_ns > kSlowGrammarStepNs) {
+  follower->spent_ns_ += ReadNs(worker->cpu_clock) - worker->began_ns;
+  if (follower->spent_ns_ > kGrammarAllowanceNs) {
     follower->grammar_->NoteSlow();
   }
+  follower->spent_ns_ = std::max<int64_t>(0, follower->spent_ns_ - kGrammarAllowancePerTokenNs);
   Finish(worker, follower, std::move(failure), is_complete, allowed);
 }
 

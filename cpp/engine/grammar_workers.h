@@ -18,8 +18,11 @@ namespace mlc_server {
 
 // A token whose consequences take a worker longer than this ends its request.
 constexpr int64_t kMaxGrammarStepNs = 100'000'000;  // of CPU time; GRAMMAR_STEP_MS of limits.py
-// A grammar that took longer than this even once is slow from then on.
-constexpr int64_t kSlowGrammarStepNs = 4'000'000;  // of CPU time
+// A grammar is slow once one of its outputs has used up its allowance of CPU time: so much at first
+// and at most, for the occasional mask that takes some milliseconds, and so much more with each
+// token. Most take a tenth of that.
+constexpr int64_t kGrammarAllowanceNs = 25'000'000;
+constexpr int64_t kGrammarAllowancePerTokenNs = 2'000'000;
 
 // Works out what grammars allow while the model runs, on threads of its own, so that an expensive
 // grammar costs the outputs that follow it and nobody else.
