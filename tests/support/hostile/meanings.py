@@ -334,7 +334,6 @@ def other_routes(chance: random.Random) -> Hostile:
         (COMPLETIONS, {"prompt": [5, "a"]}),
         (COMPLETIONS, {"prompt": ["a", [5]], "n": 0}),
         (COMPLETIONS, {"prompt": "a", "suffix": "b"}),
-        (COMPLETIONS, {"prompt": "a", "echo": True, "logprobs": 1}),
         (COMPLETIONS, {"prompt": "a", "logprobs": 6}),
         (COMPLETIONS, {"prompt": "a", "best_of": 2}),
         (COMPLETIONS, {"prompt": None}),
