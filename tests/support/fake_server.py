@@ -74,6 +74,7 @@ def load_model(settings: ServerSettings, phases: Phases) -> LoadedModel:
         token_bytes=TOKEN_BYTES,
         hidden_ids=frozenset([EOS_ID]),
         kv=KvPlan(NUM_PAGES, PAGE_SIZE, 1024, 4096),
+        max_queue_size=settings.max_queue_size,
         id="fake",
         names=model_names("fake"),
         system_fingerprint="fp_fake",

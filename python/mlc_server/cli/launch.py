@@ -6,6 +6,7 @@ event loop that will serve.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import importlib.util
 import os
@@ -47,7 +48,8 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 DEFAULT_MODEL_ID = "SmolLM2-135M-Instruct"
-_WARM_UP_TOKENS = 4
+# Requests that the model answers before the first client's, ending one after another.
+_WARM_UP_REQUESTS = 8
 # Prompt tokens scored in a step. A row of logits has the vocabulary's size: 32 MiB for 128k tokens.
 _SCORED_ROWS_MAX = 64
 
@@ -61,6 +63,7 @@ class LoadedModel:
     token_bytes: list[bytes]
     hidden_ids: frozenset[int]
     kv: KvPlan
+    max_queue_size: int
     id: str
     names: frozenset[str]
     system_fingerprint: str
@@ -85,7 +88,8 @@ class LoadedModel:
             page_size=self.kv.page_size,
             tool_call_style=self.tool_call_style,
         )
-        return RunningModel(engine, model, self.kv)
+        requests = min(_WARM_UP_REQUESTS, self.max_queue_size)
+        return RunningModel(engine, model, self.kv, requests)
 
 
 @dataclass(frozen=True)
@@ -95,23 +99,35 @@ class RunningModel:
     engine: AsyncEngine
     model: ServedModel
     kv: KvPlan
+    warm_up_requests: int
 
     async def warm_up(self) -> str:
-        """Answers one short prompt, so that the first client does not pay for cold memory.
+        """Answers some short prompts, so that the first client does not pay for cold memory.
+
+        They come at once and end one by one: their steps have many rows, then every number down
+        to a single one, which is what the kernels make a difference of.
 
         Returns what it took, in words; raises UserError if the model cannot answer.
         """
         begin_s = time.perf_counter()
         prompt_ids = self.model.prompts.build([{"role": "user", "content": "Hello"}])
-        sampling = SamplingOptions(temperature=0.0, max_tokens=_WARM_UP_TOKENS, ignore_eos=True)
+        lengths = range(1, self.warm_up_requests + 1)
+        requests = [
+            GenerationRequest(
+                prompt_ids=prompt_ids,
+                sampling=SamplingOptions(temperature=0.0, max_tokens=length, ignore_eos=True),
+            )
+            for length in lengths
+        ]
         try:
-            await self.engine.collect(GenerationRequest(prompt_ids=prompt_ids, sampling=sampling))
+            await asyncio.gather(*map(self.engine.collect, requests))
         except RequestError as error:
             raise UserError(
                 "the model cannot answer", seen=error.message, hint="convert or compile it again"
             ) from error
         elapsed_ms = (time.perf_counter() - begin_s) * 1e3
-        return f"{len(prompt_ids)} + {_WARM_UP_TOKENS} tokens in {elapsed_ms:.0f} ms"
+        tokens = f"{len(prompt_ids) * len(lengths)} + {sum(lengths)} tokens"
+        return f"{tokens} in {elapsed_ms:.0f} ms"
 
     def ready_lines(self, url: str, *, needs_key: bool = False) -> list[str]:
         """What the user sees when the server is ready, besides the URL."""
@@ -168,6 +184,7 @@ def load_model(settings: ServerSettings, phases: Phases) -> LoadedModel:
         token_bytes=texts,
         hidden_ids=frozenset(id_ for id_, hidden in enumerate(special) if hidden),
         kv=kv,
+        max_queue_size=settings.max_queue_size,
         id=model_id,
         names=model_names(model_id, *given),
         aliases=aliases,
