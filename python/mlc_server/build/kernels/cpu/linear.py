@@ -51,8 +51,6 @@ PrimFunc = Any
 ROW_BLOCK = 120
 MIN_ROW_BLOCK = 32
 MIN_TASKS = 64
-# Tasks of fewer rows unpack weights for each register block: measured to be faster below.
-MIN_EXPANDED_ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -152,7 +150,7 @@ class _Kernel:
         if self._expanded is None:
             self._emit_blocks(unit, first, count)
             return
-        with builder.If(count < MIN_EXPANDED_ROWS):
+        with builder.If(count < self._isa.min_expanded_rows):
             with builder.Then():
                 self._emit_blocks(unit, first, count)
             with builder.Else():
