@@ -48,8 +48,10 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 DEFAULT_MODEL_ID = "SmolLM2-135M-Instruct"
-# Requests that the model answers before the first client's, ending one after another.
+# Requests that the model answers before the first client's, ending one after another, and the
+# tokens of each one's prompt: few, because starting waits for them.
 _WARM_UP_REQUESTS = 8
+_WARM_UP_PROMPT = 4
 # Prompt tokens scored in a step. A row of logits has the vocabulary's size: 32 MiB for 128k tokens.
 _SCORED_ROWS_MAX = 64
 
@@ -110,7 +112,8 @@ class RunningModel:
         Returns what it took, in words; raises UserError if the model cannot answer.
         """
         begin_s = time.perf_counter()
-        prompt_ids = self.model.prompts.build([{"role": "user", "content": "Hello"}])
+        prompt = self.model.prompts.build([{"role": "user", "content": "Hello"}])
+        prompt_ids = prompt[:_WARM_UP_PROMPT]
         lengths = range(1, self.warm_up_requests + 1)
         requests = [
             GenerationRequest(
