@@ -141,7 +141,8 @@ def test_a_signal_while_loading_ends_the_process() -> None:
 
 def test_a_dead_engine_ends_the_process() -> None:
     """The open request gets its error, then a supervisor sees a non-zero exit."""
-    with process("--port", "0", FAKE_THROW_AT_STEP="12") as server:
+    # The warm-up takes 16 steps at most.
+    with process("--port", "0", FAKE_THROW_AT_STEP="40") as server:
         url = server.wait_for(READY)
         with start_stream(url) as stream:
             body = stream.content
