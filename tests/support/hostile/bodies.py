@@ -201,7 +201,7 @@ def enormous_lists(chance: random.Random) -> Hostile:
         {"chat_template_kwargs": {f"a{i}": 1 for i in range(count)}},
         {"metadata": {str(i): "" for i in range(count)}},
         {"structured_outputs": {"choice": [str(i) for i in range(count)]}},
-        {"structured_outputs": {"json": {"enum": list(range(count))}}},
+        {"structured_outputs": {"json": {"enum": list(range(count + 4000))}}},
     )
     return chat(refused=True, **chance.choice(fields))
 
