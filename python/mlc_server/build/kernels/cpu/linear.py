@@ -22,7 +22,9 @@ B / DRAM bandwidth; large M makes N K M multiply-adds, on avx512vnni 64 an instr
 instructions a cycle. A group, 16 outputs and a row take 8 dot instructions and 2 (q4_min 3) of
 rescaling for the same two pipes, so GEMM ends at 80 % (73 %) of a peak of pure dot products.
 Measured on one Zen 5 core, where such a loop reached 890 GOPS: q4_min 670-700 GOPS, q4_z7 730-770,
-M = 1 and 2 at the core's read bandwidth, M = 4 at 500 GOPS from DRAM.
+M = 1 and 2 at the core's read bandwidth, M = 4 at 500 GOPS from DRAM. On avx2 a byte of nibbles
+takes a multiplication and an addition of half as many lanes, bytes twice that: on one Zen 1 core of
+66 GOPS, q4_min 43-51 from M = 2 on and 35 at M = 1, q8 25 and 21.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Contents:
     float_block       f32 fma over columns, for f16 and f32 weights.
 
 A block holds `vectors_for(tokens)` vectors of outputs x `tokens` rows of f32 accumulators in
-registers.
+registers; on avx2 they may wait on the stack while a group's 16-bit sums are made.
 Weights are loaded (and nibbles split) once for all its tokens; activations are broadcast from
 memory, four int8 or one f32 at a time.
 """
