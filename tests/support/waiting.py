@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 
-def wait_for(condition: Callable[[], bool], timeout_s: float = 1.0) -> float:
+def wait_for(condition: Callable[[], bool], timeout_s: float = 10.0) -> float:
     """Seconds until the condition held; fails after `timeout_s`."""
     begin_s = time.perf_counter()
     while not condition():

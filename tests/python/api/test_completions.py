@@ -257,7 +257,7 @@ def test_the_compiled_engine_answers_a_batch_as_it_does_each_alone() -> None:
         alone = [text for prompt in prompts for text in ask(prompt)]
         assert ask(prompts) == alone
         assert len(set(alone)) > 20
-        wait_for(lambda: engine.stats().free_pages == NUM_PAGES, 2.0)
+        wait_for(lambda: engine.stats().free_pages == NUM_PAGES, 10.0)
     finally:
         live.on_loop(engine.close)
         live.stop()

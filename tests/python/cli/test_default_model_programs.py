@@ -48,7 +48,10 @@ def server() -> Iterator[Process]:
 
 
 def log_lines(server: Process) -> list[str]:
-    return [line for line in list(server.lines) if "mlc_server.requests" in line]
+    """Of requests that ran the model: the line of a listing may come after the listing's test."""
+    return [
+        line for line in list(server.lines) if "mlc_server.requests" in line and " prompt=" in line
+    ]
 
 
 def printed(program: str, server: Process, capsys: pytest.CaptureFixture[str]) -> str:
@@ -59,7 +62,7 @@ def printed(program: str, server: Process, capsys: pytest.CaptureFixture[str]) -
         exec(compile(at(program, server.url), "program", "exec"), {})
         text = capsys.readouterr().out
         due = logged + attempt
-        wait_for(lambda due=due: len(log_lines(server)) == due, timeout_s=10)  # type: ignore[misc]
+        wait_for(lambda due=due: len(log_lines(server)) >= due, timeout_s=60)  # type: ignore[misc]
         if " 200 length" not in log_lines(server)[-1]:
             break
     return text

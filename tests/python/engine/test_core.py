@@ -150,7 +150,7 @@ def test_cancelled_requests_free_their_pages(make_core: MakeCore) -> None:
     for request_id in range(32):
         core.cancel(request_id)
         core.cancel(request_id + 1000)  # unknown
-    wait_for(lambda: core.stats().free_pages == core.stats().total_pages, 1)
+    wait_for(lambda: core.stats().free_pages == core.stats().total_pages, 10)
     items = read_until(core, lambda items: num_ends(items) == 32)
     assert {item[5] for item in items if item[5] is not None} == {"cancelled"}
     stats = core.stats()

@@ -70,7 +70,7 @@ def refusal(spec: GrammarSpec) -> str:
         begin_s = time.perf_counter()
         with pytest.raises(InvalidRequest) as caught:
             await fake_grammars().compile(spec)
-        assert time.perf_counter() - begin_s < 4 * limits.GRAMMAR_TIMEOUT_MS.default / 1e3
+        assert time.perf_counter() - begin_s < 2.0  # no hang
         assert caught.value.param == spec.param
         return caught.value.message
 
