@@ -22,11 +22,17 @@ from mlc_server.protocol.excerpt import show
 
 # Key -> values that ask for nothing. null is always one of them.
 NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
-    # Structured output, as it was asked for once.
+    # Structured output, as it is or was asked for elsewhere: see _INSTEAD.
     "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
+    "guided_regex": ("",),
+    "guided_choice": ([],),
+    "guided_grammar": ("",),
+    "guided_whitespace_pattern": ("",),
+    "structural_tag": (),
+    "json_schema": (),
+    "regex": ("",),
+    "ebnf": ("",),
+    "grammar": ("",),
     # Other kinds of output and of reasoning.
     "modalities": (["text"],),
     "audio": (),
@@ -43,6 +49,19 @@ NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),
     "debug_config": (),
+}
+
+# What does here what another server's key does there.
+_INSTEAD = {
+    "guided_json": "structured_outputs.json",
+    "guided_regex": "structured_outputs.regex",
+    "guided_choice": "structured_outputs.choice",
+    "guided_grammar": "structured_outputs.grammar, in Lark",
+    "json_schema": "response_format",
+    "regex": "structured_outputs.regex",
+    "ebnf": "structured_outputs.grammar, in Lark",
+    "grammar": "structured_outputs.grammar, in Lark",
+    "structural_tag": "structured_outputs",
 }
 
 # Keys that say who asks, where to bill or what to keep; nothing in the answer depends on them.
@@ -143,8 +162,9 @@ def _check_other(key: str, value: Any) -> None:
     if key in NEUTRAL_VALUES:
         if value is None or any(_same(value, neutral) for neutral in NEUTRAL_VALUES[key]):
             return
+        instead = f"; use {_INSTEAD[key]}" if key in _INSTEAD else ""
         raise InvalidRequest(
-            f"{key}: not supported by this server", param=key, code="unsupported_parameter"
+            f"{key}: not supported by this server{instead}", param=key, code="unsupported_parameter"
         )
     if key in LABELS or key == "service_tier":
         _check_label(key, value)

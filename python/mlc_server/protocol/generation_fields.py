@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 from pydantic.json_schema import WithJsonSchema
@@ -16,6 +16,7 @@ from mlc_server.protocol.structured_output import (
     RESPONSE_FORMAT_SCHEMA,
     STRUCTURED_OUTPUTS_SCHEMA,
     OutputFormat,
+    ResponseFormatKeys,
     parse_response_format,
     parse_structured_outputs,
 )
@@ -62,6 +63,8 @@ class StreamOptions(StrictModel):
 
 class GenerationFields(StrictModel):
     """Fields that chat and text completions share. null means the default, as if absent."""
+
+    parts: ClassVar[dict[str, type[StrictModel]]] = {"response_format": ResponseFormatKeys}
 
     model: Annotated[str, Field(max_length=4096)] | None = None
 

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic import Field
+
 from mlc_server import limits
 from mlc_server.protocol.excerpt import show
-from mlc_server.protocol.strict import fault
+from mlc_server.protocol.strict import StrictModel, fault
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _SCHEMA = {"anyOf": [{"type": "object"}, {"type": "boolean"}]}
@@ -77,6 +79,23 @@ STRUCTURED_OUTPUTS_SCHEMA = {
 }
 
 
+class NamedSchemaKeys(StrictModel):
+    """The keys of `response_format.json_schema`; parse_response_format() reads their values."""
+
+    name: Any = None
+    description: Any = None
+    schema_: Any = Field(None, alias="schema")
+    strict: Any = None
+
+
+class ResponseFormatKeys(StrictModel):
+    """The keys of `response_format`."""
+
+    type: Any = None
+    schema_: Any = Field(None, alias="schema")
+    json_schema: NamedSchemaKeys | None = None
+
+
 @dataclass(frozen=True)
 class OutputFormat:
     """What the output must match. `source`: see mlc_server.engine.GrammarSpec."""
@@ -95,6 +114,8 @@ def parse_response_format(value: Any) -> OutputFormat | None:
     kind = value.get("type")
     param = "response_format"
     if kind == "json_schema":
+        if value.get("schema") is not None:
+            raise fault("schema", 'with type "json_schema", belongs into "json_schema"')
         return OutputFormat("json_schema", _named_schema(value.get("json_schema")), param)
     if kind not in ("text", "json_object"):
         expected = '"text", "json_object" or "json_schema"'

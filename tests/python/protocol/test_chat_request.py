@@ -183,6 +183,53 @@ def test_unsupported_fields_are_refused_unless_they_ask_for_nothing(field: str) 
             assert (error.param, error.code) == (field, "unsupported_parameter")
 
 
+@pytest.mark.parametrize(
+    ("fields", "instead"),
+    [
+        ({"guided_json": {"type": "object"}}, "structured_outputs.json"),
+        ({"guided_regex": "a+"}, "structured_outputs.regex"),
+        ({"guided_choice": ["a", "b"]}, "structured_outputs.choice"),
+        ({"guided_grammar": 'start: "a"'}, "structured_outputs.grammar"),
+        ({"structural_tag": "{}"}, "structured_outputs"),
+        ({"grammar": 'root ::= "a"'}, "structured_outputs.grammar"),
+        ({"ebnf": 'root ::= "a"'}, "structured_outputs.grammar"),
+        ({"regex": "a+"}, "structured_outputs.regex"),
+        ({"json_schema": {"type": "object"}}, "response_format"),
+    ],
+)
+def test_another_servers_way_to_ask_for_structure_names_the_one_here(
+    fields: dict[str, Any], instead: str
+) -> None:
+    error = refusal(parse, **fields)
+    assert error.param in fields
+    assert f"use {instead}" in error.message
+
+
+def test_a_structural_tag_is_refused_by_its_type() -> None:
+    tag = {"type": "structural_tag", "structures": [], "triggers": ["<f"]}
+    error = refusal(parse, response_format=tag)
+    assert error.param == "response_format.type"
+    assert "json_schema" in error.message
+    assert "structural_tag" in error.message
+
+
+def test_unknown_keys_of_response_format_are_told_of() -> None:
+    format_ = {
+        "type": "json_schema",
+        "json_schema": {"name": "a", "schema": {"unknown": 1}, "strikt": True},
+        "gramar": "x",
+    }
+    told: dict[str, str | None] = {}
+    body = json.dumps({"messages": MESSAGES, "response_format": format_}).encode()
+    parse_request(body, ChatCompletionRequest, told.__setitem__)
+    assert told == {
+        "response_format.gramar": None,
+        "response_format.json_schema.strikt": "strict",
+    }
+    beside = {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}, "schema": {}}
+    assert refusal(parse, response_format=beside).param == "response_format.schema"
+
+
 def test_labels_are_accepted_and_checked() -> None:
     parse(
         user="u",

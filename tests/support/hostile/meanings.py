@@ -241,6 +241,7 @@ def bad_formats(chance: random.Random) -> Hostile:
         {"structured_outputs": {"json": "not json"}},
         {"guided_json": {"type": "object"}},
         {"guided_regex": "a"},
+        {"grammar": "root ::= [a-z]+"},
         {"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}},
     )
     path, body = generating_body(chance, **chance.choice(fields))
