@@ -85,6 +85,9 @@ MAX_SCORED_TOKENS = Limit(
     "prompt_logprobs", 65536, "tokens", "most prompt tokens with log-probabilities in one answer"
 )
 MAX_PROMPTS = Limit("prompt", 256, "prompts", "most prompts of one completion request")
+MAX_TOKENIZED = Limit(
+    "prompt", 1 << 17, "tokens", "longest text of a /tokenize request, or one context if longer"
+)
 MAX_DETOKENIZED = Limit("tokens", 1 << 20, "tokens", "most tokens of one /detokenize request")
 MAX_LOGIT_BIAS = Limit("logit_bias", 1024, "entries", "most biased tokens")
 MAX_MESSAGES = Limit("messages", 4096, "messages", "most messages")
@@ -173,6 +176,7 @@ RETRY_AFTER_S = Limit("retry_after", 1, "seconds", "Retry-After of a 503")
 ENCODE_INLINE_CHARACTERS = Limit(
     "encode_inline", 2048, "characters", "longest prompt tokenised on the event loop"
 )
+PROMPT_THREADS = Limit("prompt_threads", 2, "threads", "threads that tokenise longer prompts")
 MAX_INLINE_MESSAGES = Limit(
     "messages_inline", 64, "messages", "longest conversation rendered on the event loop"
 )

@@ -11,17 +11,13 @@ from mlc_server.api.answer import Answer
 from mlc_server.api.body import read_request
 from mlc_server.api.collected import collect
 from mlc_server.api.examples import CHAT_REQUEST_BODY
+from mlc_server.api.prompts import chat_prompt
 from mlc_server.api.request_log import RequestLog
 from mlc_server.api.response_schemas import GENERATING, streamed_responses
 from mlc_server.api.sampling import check_scored, generation_request
 from mlc_server.api.service import ServedModel, Service
 from mlc_server.api.streamed import ChatStream, chat_events
-from mlc_server.api.template_input import (
-    tell_unread,
-    template_messages,
-    template_options,
-    template_tools,
-)
+from mlc_server.api.template_input import tell_unread
 from mlc_server.api.tools import prepare, tool_use
 from mlc_server.errors import RequestError
 from mlc_server.protocol.chat import ChatCompletionRequest
@@ -74,9 +70,7 @@ async def _begin(
 ) -> Answer:
     """Submits the request to the engine."""
     tools = tool_use(body, model.prompts.tools.format, model.tool_call_style)
-    prompt_ids = await model.prompts.build_async(
-        template_messages(body.messages), template_tools(body), template_options(body)
-    )
+    prompt_ids = await chat_prompt(model, body, body.messages)
     request = generation_request(
         body,
         prompt_ids,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,19 +15,20 @@ from mlc_server.api.collected import gather
 from mlc_server.api.completion_choices import Choice, answered_prompts
 from mlc_server.api.completion_stream import CompletionStream, streams_plain_text
 from mlc_server.api.examples import COMPLETION_REQUEST_BODY
+from mlc_server.api.prompts import encode_prompts
 from mlc_server.api.request_log import RequestLog
 from mlc_server.api.response_schemas import GENERATING, streamed_responses
 from mlc_server.api.sampling import check_scored, generation_request
 from mlc_server.api.service import ServedModel, Service
 from mlc_server.engine import EventFormat, GenerationRequest
 from mlc_server.errors import InvalidRequest, RequestError
-from mlc_server.limits import ENCODE_INLINE_CHARACTERS, MAX_STOP_TOKEN_IDS
+from mlc_server.limits import MAX_STOP_TOKEN_IDS
 from mlc_server.protocol.completion_responses import (
     around_text,
     completion_head,
     completion_json,
 )
-from mlc_server.protocol.completions import CompletionRequest, Prompt
+from mlc_server.protocol.completions import CompletionRequest
 from mlc_server.text.fill_in_middle import FillInMiddle
 from mlc_server.text.prompt import StopRules
 
@@ -82,45 +82,6 @@ def _fill_in_middle(model: ServedModel, body: CompletionRequest) -> FillInMiddle
             code="unsupported_parameter",
         )
     return model.prompts.fill
-
-
-async def encode_prompts(
-    model: ServedModel,
-    prompts: Sequence[Prompt],
-    add_special_tokens: bool,
-    fill: FillInMiddle | None = None,
-    suffix: str = "",
-) -> list[list[int]]:
-    """Token ids of each prompt; raises InvalidRequest for an id outside the vocabulary.
-
-    With `fill`, they ask for what stands between the prompt and `suffix`.
-    """
-    tokenizer = model.prompts.tokenizer
-    size = len(model.token_bytes)
-    for prompt in prompts:
-        if not isinstance(prompt, str) and max(prompt) >= size:
-            raise InvalidRequest(
-                f"prompt: token ids must be below {size}; got {max(prompt)}", param="prompt"
-            )
-
-    def encode() -> list[list[int]]:
-        special = add_special_tokens and fill is None
-        encoded = [
-            tokenizer.encode(prompt, add_special_tokens=special)
-            if isinstance(prompt, str)
-            else list(prompt)
-            for prompt in prompts
-        ]
-        if fill is None:
-            return encoded
-        first_ids = tokenizer.first_ids if add_special_tokens else []
-        suffix_ids = tokenizer.encode_inside(suffix)
-        return [fill.prompt(first_ids, ids, suffix_ids) for ids in encoded]
-
-    characters = sum(len(text) for text in (*prompts, suffix) if isinstance(text, str))
-    if characters <= ENCODE_INLINE_CHARACTERS.default:
-        return encode()
-    return await asyncio.get_running_loop().run_in_executor(None, encode)
 
 
 def _ending_with_the_middle(model: ServedModel, request: GenerationRequest) -> GenerationRequest:

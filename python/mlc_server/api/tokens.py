@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request
 
 from mlc_server.api.body import read_request
-from mlc_server.api.completions import encode_prompts
 from mlc_server.api.examples import (
     DETOKENIZE_REQUEST_BODY,
     TEMPLATE_REQUEST_BODY,
     TOKENIZE_REQUEST_BODY,
 )
+from mlc_server.api.prompts import chat_prompt, tokenized_most, tokens_of
 from mlc_server.api.response_schemas import READING, responses
 from mlc_server.api.service import ServedModel, Service
 from mlc_server.api.template_input import (
@@ -24,6 +23,7 @@ from mlc_server.api.template_input import (
 )
 from mlc_server.errors import InvalidRequest
 from mlc_server.protocol.token_requests import DetokenizeRequest, TemplateRequest, TokenizeRequest
+from mlc_server.text.workers import apart
 
 router = APIRouter()
 
@@ -47,12 +47,10 @@ async def tokenize(request: Request) -> dict[str, Any]:
     model = _model(request, body.model)
     if body.messages is not None:
         tell_unread(request, model, body)
-        tokens = await model.prompts.build_async(
-            template_messages(body.messages), template_tools(body), template_options(body)
-        )
+        tokens = await chat_prompt(model, body, body.messages, tokenized_most(model))
     else:
         special = body.add_special_tokens is not False
-        (tokens,) = await encode_prompts(model, [body.text or ""], special)
+        tokens = await tokens_of(model, body.text or "", add_special_tokens=special)
     answer = {
         "count": len(tokens),
         "max_model_len": model.context_window_size,
@@ -81,7 +79,7 @@ async def detokenize(request: Request) -> dict[str, Any]:
     if largest >= size:
         raise InvalidRequest(f"tokens: must be below {size}; got {largest}", param="tokens")
     decode = model.prompts.tokenizer.decode
-    text = await asyncio.get_running_loop().run_in_executor(None, decode, body.tokens)
+    text = await apart(decode, body.tokens)
     return {"prompt": text, "content": text}
 
 
@@ -99,7 +97,5 @@ async def apply_template(request: Request) -> dict[str, Any]:
     model = _model(request, body.model)
     tell_unread(request, model, body)
     messages, tools = template_messages(body.messages), template_tools(body)
-    loop = asyncio.get_running_loop()
-    render = model.prompts.render
-    prompt = await loop.run_in_executor(None, render, messages, tools, template_options(body))
+    prompt = await apart(model.prompts.render, messages, tools, template_options(body))
     return {"prompt": prompt}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from mlc_server.text.tools.conversation import in_text
 from mlc_server.text.tools.single_calls import one_call_at_a_time, shows_parallel_calls
 from mlc_server.text.tools.support import AUTO, ToolSupport, choose_format
 from mlc_server.text.turns import TurnRules
+from mlc_server.text.workers import apart
 
 MLC_TEMPLATE = "mlc"
 _SPECIAL_TOKEN_KEYS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token")
@@ -110,10 +110,11 @@ class PromptBuilder:
         messages: Sequence[Message],
         tools: Sequence[Message] = (),
         options: TemplateOptions = DEFAULT_OPTIONS,
+        most: int | None = None,
     ) -> list[int]:
-        """Token ids of the prompt: see render()."""
+        """Token ids of the prompt: see render(), and Tokenizer.encode() for `most`."""
         text = self.render(messages, tools, options)
-        return [*self.prefix_ids, *self.tokenizer.encode(text)]
+        return [*self.prefix_ids, *self.tokenizer.encode(text, most=most)]
 
     def render(
         self,
@@ -140,12 +141,12 @@ class PromptBuilder:
         messages: Sequence[Message],
         tools: Sequence[Message] = (),
         options: TemplateOptions = DEFAULT_OPTIONS,
+        most: int | None = None,
     ) -> list[int]:
         """`build`, with a long text in a worker thread so that other streams keep flowing."""
         if not tools and not options.variables and _are_short(messages):
-            return self.build(messages, (), options)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(None, self.build, messages, tools, options)
+            return self.build(messages, (), options, most)
+        return await apart(self.build, messages, tools, options, most)
 
 
 def _are_short(messages: Sequence[Message]) -> bool:

@@ -11,6 +11,16 @@ from mlc_server.errors import FormatError
 
 # No vocabulary has a token that begins with it and goes on.
 _NEVER_MERGED = "\u263a"
+# Characters counted at a time in a text that may be too long.
+_PIECE = 1 << 14
+
+
+class TooManyTokens(Exception):
+    """A text has at least `count` tokens, more than were asked for."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(f"at least {count} tokens")
+        self.count = count
 
 
 class Tokenizer:
@@ -46,13 +56,31 @@ class Tokenizer:
                 hint="copy tokenizer.json from the original model again",
             ) from error
 
-    def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+    def encode(
+        self, text: str, *, add_special_tokens: bool = False, most: int | None = None
+    ) -> list[int]:
         """Ids of `text`, alone by default: a chat template writes special tokens itself.
 
-        Runs without the GIL, so a worker thread leaves the event loop free.
+        Raises TooManyTokens for a long text that has clearly more than `most`; a few more are
+        returned. Runs without the GIL, so a worker thread leaves the event loop free.
         """
+        if most is not None and len(text) > _PIECE:
+            self._check_length(text, most)
         encodings = self._inner.encode_batch_fast([text], add_special_tokens=add_special_tokens)
         return list(encodings[0].ids)
+
+    def _check_length(self, text: str, most: int) -> None:
+        """Raises TooManyTokens once the text's pieces have a quarter more than `most`.
+
+        An encoding takes some 400 bytes a token while it is made: too much for megabytes of text
+        that would be refused in the end. Cutting a text moves only the tokens about the cut.
+        """
+        count = 0
+        for start in range(0, len(text), _PIECE):
+            piece = text[start : start + _PIECE]
+            count += len(self._inner.encode_batch_fast([piece], add_special_tokens=False)[0])
+            if count > most + most // 4 + _PIECE // 16:
+                raise TooManyTokens(count)
 
     def encode_with_starts(
         self, text: str, *, add_special_tokens: bool = False
@@ -83,10 +111,10 @@ class Tokenizer:
         token_id: int | None = self._inner.token_to_id(token)
         return token_id
 
-    def encode_inside(self, text: str) -> list[int]:
+    def encode_inside(self, text: str, *, most: int | None = None) -> list[int]:
         """Ids of text that something comes before: no space is put before its first word."""
         mark = self.encode(_NEVER_MERGED)
-        ids = self.encode(_NEVER_MERGED + text)
+        ids = self.encode(_NEVER_MERGED + text, most=most)
         if not self.strips_leading_space or ids[: len(mark)] != mark:
             return self.encode(text)
         return ids[len(mark) :]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import openai
@@ -11,6 +13,8 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlc_server.api import prompts
+from mlc_server.limits import MAX_TOKENIZED
 from support.http_server import CONTEXT_WINDOW, MODEL_ID, FakeEngine, LiveServer, live_server
 
 Server = tuple[LiveServer, FakeEngine]
@@ -130,3 +134,28 @@ def test_the_official_client_understands_that_there_are_no_embeddings(server: Se
         pytest.raises(openai.BadRequestError, match="not an embedding model"),
     ):
         client.embeddings.create(model=MODEL_ID, input="a")
+
+
+def test_texts_far_too_long_are_refused_with_both_numbers(server: Server) -> None:
+    """They are counted in pieces only: the numbers are a limit and what was counted by then."""
+    text = "x" * 60_000
+    for body in ({"prompt": text}, {"prompt": text, "suffix": ""}, {"prompt": ["a", text]}):
+        error = post(server, "/v1/completions", **body).json()["error"]
+        assert error["code"] == "context_length_exceeded"
+        assert re.search(
+            rf"is {CONTEXT_WINDOW} tokens, but prompt makes at least \d+", error["message"]
+        )
+    chat = [{"role": "user", "content": text}]
+    error = post(server, "/v1/chat/completions", messages=chat).json()["error"]
+    assert error["code"] == "context_length_exceeded"
+    assert "messages makes at least" in error["message"]
+    assert post(server, "/tokenize", messages=chat).json()["count"] > 60_000
+    assert post(server, "/tokenize", prompt=text).json()["count"] == 60_000
+
+
+def test_a_huge_text_is_not_tokenized(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompts, "MAX_TOKENIZED", replace(MAX_TOKENIZED, default=20_000))
+    with live_server() as server:
+        error = post(server, "/tokenize", prompt="x" * 60_000).json()["error"]
+        assert error["param"] == "prompt"
+        assert "at most 20000 tokens can be tokenized; got at least" in error["message"]
