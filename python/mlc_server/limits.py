@@ -104,6 +104,9 @@ MAX_TOOL_CALLS = Limit("tool_calls", 16, "calls", "most calls of one answer that
 
 # Grammars. What they do not bound takes the compiler seconds, or its stack.
 MAX_GRAMMAR_BYTES = Limit("grammar", 64 * 1024, "bytes of UTF-8", "longest schema or grammar")
+MAX_CALL_GRAMMAR_BYTES = Limit(
+    "tools", 256 * 1024, "bytes of UTF-8", "longest grammar made of a request's tools"
+)
 MAX_SCHEMA_DEPTH = Limit("schema", 32, "levels", "deepest nesting of a schema's JSON")
 MAX_SCHEMA_NODES = Limit("schema", 5000, "values", "most JSON values in a schema")
 MAX_SCHEMA_PROPERTIES = Limit("properties", 512, "entries", "most properties of one object")

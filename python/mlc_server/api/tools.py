@@ -100,7 +100,7 @@ def tool_use(body: ChatCompletionRequest, format_: str, style: ToolCallStyle) ->
         functions=functions,
         grammar=None
         if source is None
-        else GrammarSpec("lark", source, param="functions" if legacy else "tools"),
+        else GrammarSpec("calls", source, param="functions" if legacy else "tools"),
         enforced=mode == "required"
         or answer is not None
         or any(function.strict for function in functions),
@@ -174,7 +174,7 @@ async def _blame(service: Service, request: GenerationRequest, tools: ToolUse) -
     for function in tools.functions:
         format_ = enforced_format(tools.format, [function])
         source = required_grammar(format_, [function], parallel=False)
-        grammar = GrammarSpec("lark", source, param=f"{function.field}.parameters")
+        grammar = GrammarSpec("calls", source, param=f"{function.field}.parameters")
         await service.prepare(replace(request, grammar=grammar))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -48,10 +48,10 @@ class _Fault(Exception):
 
 
 def _source(spec: GrammarSpec) -> tuple[CoreKind, str]:
-    size = len(spec.source.encode("utf-8", "surrogatepass"))
-    limit = limits.MAX_GRAMMAR_BYTES.default
-    if size > limit:
-        raise _Fault(f"must have at most {limit} bytes; got {size}")
+    if spec.kind == "calls":
+        _check_size(spec.source, limits.MAX_CALL_GRAMMAR_BYTES)
+        return "lark", _with_schemas(spec.source, _ascii)
+    _check_size(spec.source, limits.MAX_GRAMMAR_BYTES)
     if spec.kind == "json_object":
         return "json_schema", json.dumps({"type": "object", _OPTIONS_KEY: JSON_STYLE})
     if spec.kind == "json_schema":
@@ -61,8 +61,13 @@ def _source(spec: GrammarSpec) -> tuple[CoreKind, str]:
     if spec.kind == "regex":
         _check_pattern_size(len(spec.source))
         return "regex", ascii_classes(spec.source)
-    _check_lark(spec.source)
-    return "lark", spec.source
+    return "lark", _lark(spec.source)
+
+
+def _check_size(source: str, limit: limits.Limit) -> None:
+    size = len(source.encode("utf-8", "surrogatepass"))
+    if size > limit.default:
+        raise _Fault(f"must have at most {limit.default} bytes; got {size}")
 
 
 def _json_schema(text: str) -> str:
@@ -72,6 +77,11 @@ def _json_schema(text: str) -> str:
         raise _too_deep() from None
     except ValueError as error:
         raise _Fault(f"is not valid JSON: {error}") from None
+    return _styled(schema)
+
+
+def _styled(schema: Any) -> str:
+    """A schema within the limits, as the compiler takes it: in JSON_STYLE, its patterns ASCII's."""
     if schema is False:
         raise _Fault("no text can match it")
     if schema is True:
@@ -158,33 +168,61 @@ def _exponent(number: Decimal) -> int:
     return exponent
 
 
+def _ascii(schema: Any) -> str:
+    """The same of a schema that has options already."""
+    _check_schema(schema)
+    return json.dumps(with_ascii_patterns(schema))
+
+
+def _lark(text: str) -> str:
+    """A client's grammar with its schemas in JSON_STYLE, everything else as it is."""
+    _check_lark(text)
+    return _with_schemas(text, _styled)
+
+
+def _with_schemas(text: str, rewrite: Callable[[Any], str]) -> str:
+    """A grammar with each of its schemas rewritten."""
+    parts = []
+    end = 0
+    for match, schema, after in _literals(text):
+        if match["json"]:
+            parts += [text[end : match.end()], rewrite(schema)]
+            end = after
+    return "".join([*parts, text[end:]])
+
+
 def _check_lark(text: str) -> None:
     pattern_size = 0
     rest = []  # outside literals, comments and schemas
-    position = 0
-    while match := _LARK_LITERAL.search(text, position):
-        rest.append(text[position : match.start()])
-        position = match.end()
-        if match["regex"]:
-            pattern_size += len(match["regex"])
-        elif match["json"]:
-            position = _check_embedded(text, position)
-    rest.append(text[position:])
+    end = 0
+    for match, _, after in _literals(text):
+        rest.append(text[end : match.start()])
+        pattern_size += len(match["regex"] or "")
+        end = after
+    rest.append(text[end:])
     _check_pattern_size(pattern_size)
     _check_count("".join(rest), ":", "rules", limits.MAX_LARK_RULES.default)
     _check_count("".join(rest), "?*+{~", "repetitions", limits.MAX_LARK_RULES.default)
 
 
-def _check_embedded(text: str, position: int) -> int:
-    """Checks the schema at `position`; returns where it ends."""
+def _literals(text: str) -> Iterator[tuple[re.Match[str], Any, int]]:
+    """Each literal, comment and %json, the schema after it, and where all that ends."""
+    position = 0
+    while match := _LARK_LITERAL.search(text, position):
+        schema, position = None, match.end()
+        if match["json"]:
+            schema, position = _embedded(text, position)
+        yield match, schema, position
+
+
+def _embedded(text: str, position: int) -> tuple[Any, int]:
+    """The JSON at `position`, and where it ends."""
     try:
-        schema, end = json.JSONDecoder().raw_decode(text, position)
+        return json.JSONDecoder().raw_decode(text, position)
     except RecursionError:
         raise _too_deep() from None
     except ValueError:
         raise _Fault("%json must be followed by a JSON schema") from None
-    _check_schema(schema)
-    return end
 
 
 def _check_count(text: str, characters: str, what: str, limit: int) -> None:

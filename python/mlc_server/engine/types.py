@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from mlc_server import _core
 
-GrammarKind = Literal["json_object", "json_schema", "regex", "choice", "lark"]
+GrammarKind = Literal["json_object", "json_schema", "regex", "choice", "lark", "calls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,8 @@ class GrammarSpec:
     `source`, by kind: "json_object": empty; "json_schema": the schema as JSON text; "regex": a
     regular expression without look-around, anchored at both ends, whose \\d and \\w mean ASCII;
     "choice": a JSON list of strings; "lark": a grammar in llguidance's dialect of Lark, which has a
-    rule `start`. `param` is the request field that errors name.
+    rule `start`; "calls": such a grammar of this server's around the schemas of a client's tools,
+    which may be larger. `param` is the request field that errors name.
     """
 
     kind: GrammarKind

@@ -160,7 +160,7 @@ def test_tool_choice_none_leaves_the_text_alone(tools: Any) -> None:
 def grammar_of(engine: FakeEngine) -> str:
     grammar = engine.requests[-1].grammar
     assert isinstance(grammar, GrammarSpec)
-    assert (grammar.kind, grammar.param) == ("lark", "tools")
+    assert (grammar.kind, grammar.param) == ("calls", "tools")
     return grammar.source
 
 

@@ -137,6 +137,26 @@ def test_other_kinds_of_grammar_are_followed() -> None:
     assert all(re.fullmatch("<(ab|c)*>", choice.text) for choice in outputs[3])
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        schema_spec({"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 3}),
+        GrammarSpec(
+            "lark",
+            'start: "<" %json {"type": "array", "items": {"type": "integer"}, "minItems": 2, '
+            '"maxItems": 3} ">"',
+        ),
+    ],
+    ids=lambda spec: spec.kind,
+)
+def test_a_model_that_loves_blanks_gets_no_more_than_the_style_has(spec: GrammarSpec) -> None:
+    blanks = tuple((ord(blank), 100.0) for blank in " \n\r\t")
+    [choices] = collect(request(spec, logit_bias=(*CLOSING, *blanks), num_choices=4))
+    for choice in choices:
+        assert choice.finish_reason == "stop"
+        assert re.fullmatch(r"<?\[-?\d+(, -?\d+){1,2}\]>?", choice.text), choice.text
+
+
 def test_the_same_seed_gives_the_same_output_alone_and_in_a_crowd() -> None:
     crowd = [request(schema_spec(schema), seed=7, num_choices=2) for schema in SCHEMAS[:30]]
     together = collect(*crowd)

@@ -109,3 +109,29 @@ def test_lark_is_bounded_outside_its_literals_and_inside_its_schemas() -> None:
     assert "multipleOf" in refusal("lark", 'start: %json {"multiple\\u004ff": 99999989}')
     assert "deep" in refusal("lark", "start: %json " + json.dumps(nested(50)))
     assert "%json" in refusal("lark", "start: %json {")
+
+
+def test_schemas_in_lark_get_the_same_style_and_nothing_else_changes() -> None:
+    schema = {"type": "string", "pattern": r"\d"}
+    text = f'start: "%json {{}}" a // %json {{}}\na: %json  {json.dumps(schema)} | %json true "é"'
+    styled = {"type": "string", "pattern": "[0-9]", "x-guidance": JSON_STYLE}
+    assert grammar_source(GrammarSpec("lark", text)) == (
+        "lark",
+        'start: "%json {}" a // %json {}\na: %json  '
+        f'{json.dumps(styled)} | %json {json.dumps({"x-guidance": JSON_STYLE})} "é"',
+    )
+    own = json.dumps({"type": "object", "x-guidance": {"whitespace_flexible": True}})
+    assert "x-guidance" in refusal("lark", f"start: %json {own}")
+    assert "no text" in refusal("lark", "start: %json false")
+    assert "must be a JSON schema" in refusal("lark", "start: %json [1]")
+
+
+def test_grammars_of_calls_keep_their_options_and_may_be_larger() -> None:
+    options = {"x-guidance": {**JSON_STYLE, "lenient": True}}
+    text = f"start: %json {json.dumps({'pattern': 'a', **options})}"
+    assert grammar_source(GrammarSpec("calls", text)) == ("lark", text)
+    size = limits.MAX_CALL_GRAMMAR_BYTES.default
+    padding = "/" * (size - len(text) - 1)
+    grammar_source(GrammarSpec("calls", f"{text}\n{padding}"))
+    assert str(size) in refusal("calls", f"{text}\n{padding}/")
+    assert "deep" in refusal("calls", "start: %json " + json.dumps(nested(50)))

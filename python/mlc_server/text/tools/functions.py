@@ -73,8 +73,13 @@ def argument_schema(function: Function) -> dict[str, Any]:
     listed = isinstance(properties, dict) and isinstance(required, list)
     if listed and not _OPEN_KEYWORDS & schema.keys() and set(required) <= properties.keys():
         schema["additionalProperties"] = False
-    schema["x-guidance"] = {**JSON_STYLE, "lenient": not function.strict}
+    schema["x-guidance"] = json_options(function)
     return schema
+
+
+def json_options(function: Function) -> dict[str, Any]:
+    """The compiler's options for schemas of a function's arguments."""
+    return {**JSON_STYLE, "lenient": not function.strict}
 
 
 def _validation_only(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,9 +10,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from json.encoder import encode_basestring
 from typing import Any
 
 from mlc_server.limits import MAX_TOOL_CALLS
+from mlc_server.text.tools.argument_rules import (
+    Argument,
+    ArgumentRules,
+    list_problem,
+    literal,
+    may_refer,
+)
 from mlc_server.text.tools.functions import JSON_STYLE, Function, argument_schema
 from mlc_server.text.tools.python_grammar import python_problem, python_rules
 
@@ -87,8 +95,8 @@ def auto_grammar(format_: str, functions: Sequence[Function], *, parallel: bool)
         head = [
             "start: marked* TEXT" if parallel else "start: TEXT | marked",
             r"TEXT: /(.|\n)*/",
-            f"marker[lazy]: TEXT {_text(layout.marker)}",
-            f"marked: marker {_text(rest)} object {more} {_text(layout.closing)}",
+            f"marker[lazy]: TEXT {literal(layout.marker)}",
+            f"marked: marker {literal(rest)} object {more} {literal(layout.closing)}",
         ]
     return "\n".join([*head, *_objects(layout, functions)])
 
@@ -109,7 +117,7 @@ def _text_without(opening: str) -> str:
 
 
 def _calls(layout: _Layout, *, parallel: bool) -> list[str]:
-    opening, closing = _text(layout.opening), _text(layout.closing)
+    opening, closing = literal(layout.opening), literal(layout.closing)
     if layout.is_list:
         more = _more(layout, "object", parallel=parallel)
         return [f"calls: {opening} object {more} {closing}"]
@@ -121,19 +129,40 @@ def _more(layout: _Layout, item: str, *, parallel: bool) -> str:
     """What may follow the first of the calls."""
     if not parallel:
         return ""
-    return f"({_text(layout.separator)} {item}){{0,{MAX_TOOL_CALLS.default - 1}}}"
+    return f"({literal(layout.separator)} {item}){{0,{MAX_TOOL_CALLS.default - 1}}}"
 
 
 def _objects(layout: _Layout, functions: Sequence[Function]) -> list[str]:
     names = " | ".join(f"object_{index}" for index in range(len(functions)))
+    shared = ArgumentRules()
     rules = [f"object: {names}"]
     for index, function in enumerate(functions):
         head = f'{{"name": {json.dumps(function.name)}, "{layout.arguments_key}": '
-        schema = json.dumps(argument_schema(function))
-        rules.append(f'object_{index}: {_text(head)} %json {schema} "}}"')
-    return rules
+        schema = argument_schema(function)
+        arguments = _arguments(function, schema, shared)
+        if arguments is None:
+            rules.append(f'object_{index}: {literal(head)} %json {json.dumps(schema)} "}}"')
+        else:
+            listed = shared.arguments(f"rest_{index}", arguments)
+            rules.append(f'object_{index}: {literal(head + "{")} {listed} "}}}}"')
+    return [*rules, *shared.rules()]
 
 
-def _text(text: str) -> str:
-    """A string literal; nothing for the empty one."""
-    return json.dumps(text) if text else ""
+def _arguments(
+    function: Function, schema: Mapping[str, Any], shared: ArgumentRules
+) -> list[Argument] | None:
+    """The properties of an object that is a list of them; None of one that is more."""
+    if list_problem(schema) is not None or schema.get("additionalProperties") is not False:
+        return None
+    properties, required = schema["properties"], frozenset(schema.get("required", ()))
+    if may_refer(properties) or not all(map(str.isprintable, properties)):
+        return None
+    return [
+        Argument(
+            f"{encode_basestring(name)}: ",
+            shared.value({} if value is True else value, function),
+            name in required,
+        )
+        for name, value in properties.items()
+        if value is not False
+    ]

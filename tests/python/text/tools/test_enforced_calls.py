@@ -30,6 +30,24 @@ TRIP: dict[str, Any] = {
     "required": ["from"],
 }
 PYTHON_TRIP = {**TRIP, "properties": {k: v for k, v in TRIP["properties"].items() if k != "é-note"}}
+# Without references, so that its arguments are rules of their own.
+BOOKING: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        'é note"': {"type": ["string", "null"], "maxLength": 5},
+        "nights": {"type": "integer", "minimum": 1, "maximum": 20},
+        "room": {"type": "object", "properties": {"n": {"type": "number"}}, "required": ["n"]},
+        "tags": TRIP["properties"]["tags"],
+        "late": {"type": "boolean"},
+    },
+    "required": ["room", "late"],
+    "additionalProperties": False,
+}
+PYTHON_BOOKING = {
+    **BOOKING,
+    "properties": {k: v for k, v in BOOKING["properties"].items() if k.isidentifier()},
+}
+SCHEMAS = {"plan-trip": TRIP, "book": BOOKING, "clock": {"maxProperties": 0}}
 ANSWER: dict[str, Any] = {
     "type": "object",
     "properties": {"text": {"type": "string"}, "n": {"enum": [1, None]}},
@@ -41,8 +59,12 @@ SPACE = " \t\r\n"
 
 
 def functions_of(format_: str, *, strict: bool) -> list[Function]:
-    schema = PYTHON_TRIP if format_ == "pythonic" else TRIP
-    return [Function("plan-trip", schema, strict=strict), Function("clock")]
+    trip, booking = (PYTHON_TRIP, PYTHON_BOOKING) if format_ == "pythonic" else (TRIP, BOOKING)
+    return [
+        Function("plan-trip", trip, strict=strict),
+        Function("book", booking, strict=strict),
+        Function("clock"),
+    ]
 
 
 def write(grammar: str | None, seed: int, snippets: Sequence[str] = (), first: str = "") -> str:
@@ -83,7 +105,7 @@ def write(grammar: str | None, seed: int, snippets: Sequence[str] = (), first: s
 
 def read(format_: str, text: str, seed: int) -> tuple[list[str], list[tuple[str, Any]]]:
     """(contents, calls with arguments that validate); the text comes in pieces."""
-    parser = make_parser(format_, ["plan-trip", "clock"], enforced=True)
+    parser = make_parser(format_, list(SCHEMAS), enforced=True)
     draw = random.Random(seed)
     cuts = sorted(draw.choices(range(len(text) + 1), k=8))
     pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
@@ -98,7 +120,7 @@ def read(format_: str, text: str, seed: int) -> tuple[list[str], list[tuple[str,
             assert event.index == len(calls) - 1
             name = calls[-1][0]
             calls[-1] = (name, json.loads(event.text))
-            jsonschema.validate(calls[-1][1], TRIP if name == "plan-trip" else {"maxProperties": 0})
+            jsonschema.validate(calls[-1][1], SCHEMAS[name])
     assert parser.num_calls == len(calls)
     return [event.text for event in events if isinstance(event, Content)], calls
 
