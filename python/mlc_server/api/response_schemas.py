@@ -72,6 +72,9 @@ _LOGPROBS = _object(
     content=_list(_object(**_TOKEN, top_logprobs=_list(_object(**_TOKEN)))),
     refusal={"type": "null"},
 )
+# Of each token of the prompt, by token id; the first token has none.
+_PROMPT_LOGPROB = _object(logprob=NUMBER, rank=COUNT, decoded_token=STRING)
+_PROMPT_LOGPROBS = _list(_or_null({"type": "object", "additionalProperties": _PROMPT_LOGPROB}))
 # With --tool-call-style mlc arguments are an object.
 _ARGUMENTS = {"anyOf": [STRING, {"type": "object"}]}
 _CALLED = _object(
@@ -105,14 +108,18 @@ _CHUNK_CHOICE = _object(
     finish_reason=_or_null(_FINISH_REASON),
 )
 _TEXT_CHOICE = _object(
-    {"token_ids": _IDS, "prompt_token_ids": _or_null(_IDS)},
+    {
+        "token_ids": _IDS,
+        "prompt_token_ids": _or_null(_IDS),
+        "prompt_logprobs": _PROMPT_LOGPROBS,
+    },
     index=COUNT,
     text=STRING,
     logprobs=_or_null(
         _object(
             tokens=_list(STRING),
-            token_logprobs=_list(NUMBER),
-            top_logprobs=_list({"type": "object", "additionalProperties": NUMBER}),
+            token_logprobs=_list(_or_null(NUMBER)),
+            top_logprobs=_list(_or_null({"type": "object", "additionalProperties": NUMBER})),
             text_offset=_list(COUNT),
         )
     ),
@@ -145,7 +152,7 @@ RESPONSE_SCHEMAS: dict[str, Schema] = {
     "Error": _ERROR,
     "Usage": _USAGE,
     "ChatCompletion": _object(
-        {"prompt_token_ids": _IDS},
+        {"prompt_token_ids": _IDS, "prompt_logprobs": _PROMPT_LOGPROBS},
         object=_enum("chat.completion"),
         choices=_list(_CHAT_CHOICE),
         usage=ref("Usage"),

@@ -10,6 +10,7 @@ import openai
 import pytest
 import requests
 
+from support.answer_schemas import check_answer
 from support.byte_model import EOS_ID
 from support.core_server import core_server
 from support.http_server import MODEL_ID, LiveServer, live_server
@@ -27,6 +28,7 @@ def complete(server: LiveServer, **body: Any) -> Body:
     answer = requests.post(f"{server.url}/v1/completions", json=body, timeout=60)
     assert answer.status_code == 200, answer.text
     found: Body = answer.json()
+    check_answer(found, "Completion")
     return found
 
 
@@ -193,6 +195,7 @@ def test_a_chats_prompt_is_scored_too(server: LiveServer) -> None:
     body: Body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
     url = f"{server.url}/v1/chat/completions"
     answer = requests.post(url, json={**body, "prompt_logprobs": 0}, timeout=60).json()
+    check_answer(answer, "ChatCompletion")
     assert len(answer["prompt_logprobs"]) == answer["usage"]["prompt_tokens"]
     written = [next(iter(entries.values())) for entries in answer["prompt_logprobs"][1:]]
     text = "".join(entry["decoded_token"] for entry in written)
