@@ -169,10 +169,20 @@ void GrammarWorkers::Run(size_t worker_idx) {
     lock.unlock();
     if (works) {
       Work(&worker, follower.get());
-      lane.has_work.notify_one();  // for one that had to wait for the same grammar
     }
     follower.reset();
     lock.lock();
+    if (works) {
+      WakeThoseWaiting();
+    }
+  }
+}
+
+void GrammarWorkers::WakeThoseWaiting() {
+  for (Lane& lane : lanes_) {
+    if (!lane.queue.empty()) {
+      lane.has_work.notify_one();
+    }
   }
 }
 

@@ -76,6 +76,8 @@ class GrammarWorkers {
   void Run(size_t worker_idx);
   // Takes the next follower to work on from a lane's queue; null if there is none now.
   std::shared_ptr<GrammarFollower> Take(LaneIndex lane_idx);
+  // After work on a grammar, for which followers in either lane may have waited.
+  void WakeThoseWaiting();
   void Work(Worker* worker, GrammarFollower* follower);
   void Finish(Worker* worker, GrammarFollower* follower, Status failure, bool is_complete,
               const uint32_t* allowed);
