@@ -29,6 +29,20 @@ static int Launch(ParallelLambda lambda, void* data, int tasks) {
 
 int (*__TVMBackendParallelLaunch)(ParallelLambda, void*, int) = Launch;
 
+static void* Allocate(int device_type, int device_id, uint64_t bytes, int code, int bits) {
+  (void)device_type, (void)device_id, (void)code, (void)bits;
+  return aligned_alloc(64, (bytes + 63) / 64 * 64);
+}
+
+static int Free(int device_type, int device_id, void* memory) {
+  (void)device_type, (void)device_id;
+  free(memory);
+  return 0;
+}
+
+void* (*__TVMBackendAllocWorkspace)(int, int, uint64_t, int, int) = Allocate;
+int (*__TVMBackendFreeWorkspace)(int, int, void*) = Free;
+
 void TVMFFIErrorSetRaisedFromCStrParts(const char* kind, const char** parts, int32_t count) {
   fprintf(stderr, "%s: ", kind);
   for (int32_t i = 0; i < count; ++i) {
