@@ -29,6 +29,7 @@ _MASKED = -1.0e30  # score of a token behind the row's position; exp(_MASKED - N
 _SPLIT_PAGES = SPLIT // PAGE_SIZE
 _LINE_ELEMENTS = 32  # f16 in a cache line
 _MAX_TOGETHER = 7  # pairs of one register block
+_MAX_ACCUMULATORS = 16  # of 16 lanes
 
 
 class ComingKeys(NamedTuple):
@@ -86,7 +87,18 @@ class Block:
     def accumulators(self) -> int:
         """16-lane accumulators that stay in registers beside the operands."""
         isa = self.task.isa
-        return min(16, isa.registers * 3 // 4 * isa.lanes // LANES)
+        return min(_MAX_ACCUMULATORS, isa.registers * 3 // 4 * isa.lanes // LANES)
+
+    def fits(self, vectors: int) -> bool:
+        """Whether LLVM keeps a tile of `together` pairs x `vectors` in registers.
+
+        Beside several vectors it keeps the factors of all pairs, and two operands being widened.
+        """
+        isa = self.task.isa
+        parts = LANES // isa.lanes
+        operands = self.together + 2 * parts
+        tile = self.together * vectors
+        return tile <= _MAX_ACCUMULATORS and tile * parts + operands <= isa.registers
 
     def valid_tokens(self, pair: Expr, split: Expr) -> Expr:
         """Tokens of `split` that pair `pair` sees; may be negative or above SPLIT."""
@@ -211,7 +223,7 @@ def _emit_scores(block: Block, split: Expr, table_first: Expr, vectors: Expr) ->
     """scores[p, t] = sum_d q[p, d] * K[d, t], d ascending; unseen tokens get _MASKED."""
     dim, together = block.task.shape.head_dim, block.together
     width = 1
-    while width < 8 and 2 * width * together <= block.accumulators:
+    while width < 8 and block.fits(2 * width):
         width *= 2  # a power of two, so that no vector lies beyond the split
     with (
         builder.serial(0, block.pairs // together) as part,
@@ -280,7 +292,9 @@ def _emit_values(
 ) -> None:
     """out[p] = out[p] * keep[p] + take[p] * sum_t weight[p, t] * V[t], t ascending."""
     components = block.task.shape.head_dim // LANES
-    widest = max(1, block.accumulators // block.together)
+    widest = 1
+    while block.fits(widest + 1):
+        widest += 1
     for begin in range(0, components, widest):
         columns = range(begin, min(begin + widest, components))
         coming = _keys_after(block, table_first, is_last) if begin == 0 else None

@@ -79,6 +79,14 @@ class VectorIsa:
             return whole_panel
         return self.row_vectors // max(1, self._short_sums(bits))
 
+    def vectors_together(self, tokens: int, vectors: int) -> int:
+        """Vectors of outputs whose dot products of a group are made and rescaled together.
+
+        Where a quad is a lane of a register, halves of a panel read it again at no cost, and
+        LLVM keeps half the integer sums in registers. Elsewhere it would be broadcast twice.
+        """
+        return vectors // 2 if self.dots_take_lanes and tokens == 1 else vectors
+
     @property
     def has_f16(self) -> bool:
         """Whether the target converts vectors between f16 and f32 in hardware."""
@@ -91,6 +99,13 @@ class VectorIsa:
         the whole group wait in memory where registers are few.
         """
         return tokens > 1 and self._short_sums(bits) > 0
+
+    def takes_vectors_in_turn(self, bits: int, tokens: int) -> bool:
+        """Whether the quads of a byte of weights are multiplied vector by vector, for one row.
+
+        Quad by quad, the other nibbles of all vectors wait, in memory where registers are few.
+        """
+        return tokens == 1 and self._short_sums(bits) > 0
 
     @property
     def dots_take_lanes(self) -> bool:

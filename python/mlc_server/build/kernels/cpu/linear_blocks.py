@@ -129,6 +129,19 @@ class RegisterBlock(ABC):
 
 class QuantizedBlock(RegisterBlock):
     def _emit_step(self, block: Expr, step: Expr, acc: list[list[Expr]]) -> list[list[Expr]]:
+        together = self._isa.vectors_together(len(acc), len(acc[0]))
+        result: list[list[Expr]] = [[] for _ in acc]
+        first = self._first
+        for begin in range(0, len(acc[0]), together):
+            self._first = first + begin * self._isa.lanes
+            part = [sums[begin : begin + together] for sums in acc]
+            values = self._emit_group(block, step, part)
+            result = [[*done, *more] for done, more in zip(result, values, strict=True)]
+        self._first = first
+        return result
+
+    def _emit_group(self, block: Expr, step: Expr, acc: list[list[Expr]]) -> list[list[Expr]]:
+        """The same for the vectors of outputs from `_first`, as many as `acc` has."""
         isa, bits, vectors = self._isa, self._matrix.bits, len(acc[0])
         starts = [self._dot_start(token, step) for token in range(len(acc))]
         dots = self._dots(block, step, starts, vectors)
@@ -166,11 +179,18 @@ class QuantizedBlock(RegisterBlock):
     ) -> None:
         """Adds to `dots` what `weights` of some quads of columns make."""
         isa, bits = self._isa, self._matrix.bits
+        if isa.takes_vectors_in_turn(bits, len(dots)):
+            taken = [(let(quads[0](index)), vectors) for index, vectors in weights]
+            for v in range(len(dots[0])):
+                for quad, vectors in taken:
+                    operands = isa.dot_operands(vectors[v], bits)
+                    dots[0][v] = isa.dot4(dots[0][v], operands, quad)
+            return
         for index, vectors in weights:
-            operands = [isa.dot_operands(weight, bits) for weight in vectors]
+            shared = [isa.dot_operands(weight, bits) for weight in vectors]
             for token, sums in enumerate(dots):
                 quad = let(quads[token](index))
-                for v, operand in enumerate(operands):
+                for v, operand in enumerate(shared):
                     sums[v] = isa.dot4(sums[v], operand, quad)
 
     def _activation_group(self, step: Expr) -> Expr:

@@ -186,21 +186,3 @@ def test_every_level_gives_the_same_bits(level: str) -> None:
     (best,) = Runner(shape, None, quantize=False)(batch, batch.plan_blocks(16))
     (other,) = Runner(shape, level, quantize=False)(batch, batch.plan_blocks(16))
     np.testing.assert_array_equal(best, other)
-
-
-def test_hot_loops_are_vectors_in_registers() -> None:
-    """On AVX-512 every fma is 512 bits wide and every page is widened by vectors."""
-    target = resolve_target("auto")
-    if target.feature_level != "avx512vnni":
-        pytest.skip("reads AVX-512 assembly")
-    runner = Runner(AttentionShape(NUM_LAYERS, 9, 3, 64), None, quantize=True)
-    lines = [line.split() for line in runner.module.mod.inspect_source("s").splitlines()]
-    fused = [words for words in lines if words and words[0].startswith("vfmadd")]
-    packed = [words for words in fused if "%zmm" in words[-1]]
-    scalar = [words for words in fused if words[0].endswith("ss")]
-    assert len(packed) > 150
-    # The combine pass works with scalars: two exponentials and a sum per slot.
-    assert len(scalar) < 30, len(scalar)
-    widened = [words for words in lines if words and words[0] == "vcvtph2ps"]
-    assert widened
-    assert all("%zmm" in words[-1] for words in widened)
