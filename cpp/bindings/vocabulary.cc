@@ -2,6 +2,7 @@
 
 #include <pybind11/stl.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -34,7 +35,15 @@ void RegisterVocabulary(py::module_& module) {
           },
           py::arg("token_id"), "Bytes of a token; empty beyond the vocabulary.")
       .def("is_special", &Vocabulary::IsSpecial, py::arg("token_id"),
-           "Whether it is a control token.");
+           "Whether it is a control token.")
+      .def("serialize",
+           [](const Vocabulary& vocabulary) { return py::bytes(vocabulary.Serialize()); })
+      .def_static(
+          "parse",
+          [](const std::string& serialized) {
+            return std::make_shared<Vocabulary>(ValueOrThrow(Vocabulary::Parse(serialized)));
+          },
+          py::arg("serialized"), "What serialize() made; CoreError: invalid_value.");
 }
 
 }  // namespace mlc_server::bindings

@@ -5,6 +5,8 @@
 #include <string_view>
 #include <vector>
 
+#include "base/result.h"
+
 namespace mlc_server {
 
 // The bytes each token stands for. Special tokens stand for no text unless asked for.
@@ -18,6 +20,11 @@ class Vocabulary {
   // Ids beyond the vocabulary (padded logits) stand for nothing.
   std::string_view Bytes(int32_t token_id) const;
   bool IsSpecial(int32_t token_id) const;
+
+  // The whole of it for another process of this machine, and back. Error kInvalidValue for what
+  // Serialize() did not make.
+  std::string Serialize() const;
+  static Result<Vocabulary> Parse(std::string_view serialized);
 
  private:
   std::vector<std::string> token_bytes_;

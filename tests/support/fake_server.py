@@ -10,6 +10,7 @@ import functools
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from mlc_server import _core
@@ -30,17 +31,22 @@ PAGE_SIZE = 16
 NUM_PAGES = 2048
 
 
+def new_probe(library: Path | None = None) -> GrammarProbe:
+    """For the vocabulary of fake_core(); the process is the caller's to end."""
+    vocabulary = _core.Vocabulary(TOKEN_BYTES, IS_SPECIAL)
+    return GrammarProbe(library or llguidance_library(), vocabulary, [EOS_ID], VOCAB_SIZE)
+
+
 @functools.cache
 def fake_probe() -> GrammarProbe:
     """One process for all tests."""
-    vocabulary = _core.Vocabulary(TOKEN_BYTES, IS_SPECIAL)
-    return GrammarProbe(llguidance_library(), vocabulary, [EOS_ID], VOCAB_SIZE)
+    return new_probe()
 
 
-def fake_grammars() -> GrammarCompiler:
+def fake_grammars(probe: GrammarProbe | None = None) -> GrammarCompiler:
     """For the vocabulary of fake_core()."""
     vocabulary = _core.Vocabulary(TOKEN_BYTES, IS_SPECIAL)
-    return GrammarCompiler(vocabulary, [EOS_ID], VOCAB_SIZE, fake_probe())
+    return GrammarCompiler(vocabulary, [EOS_ID], VOCAB_SIZE, probe or fake_probe())
 
 
 def fake_core(**runner_options: Any) -> _core.Engine:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import logging
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ _MAX_THREADS = 2
 # More than grammar_probe allows, so that what did not overflow it there does not do so here.
 _STACK_BYTES = 8 * 1024 * 1024
 _QUEUE_TIMEOUT_S = 10.0
+_BACKGROUND_NICE = 5  # so that it takes about a quarter of what a busy engine has
 _MAX_FAULT = 300  # characters
 
 
@@ -88,6 +90,18 @@ class GrammarCompiler:
             raise outcome
         return CompiledGrammar(spec, outcome)
 
+    def warm_up(self) -> None:
+        """Makes ready, in the background, what the first grammar would have to wait for."""
+
+        def work() -> None:
+            try:
+                self._load(_BACKGROUND_NICE)
+            except Exception as error:
+                # Whoever asks for a grammar tries again, and is told.
+                logger.warning("grammars cannot be compiled: %s", error)
+
+        _start_thread(work)
+
     def _begin(self, spec: GrammarSpec) -> _Entry:
         entry = _Entry(len(spec.source))
         self._entries[spec] = entry
@@ -101,7 +115,9 @@ class GrammarCompiler:
         """Waits for a thread to be free, and for what it makes of the grammar."""
         async with self._slots:
             try:
-                tools = self._tools or await _on_thread(self._load)
+                tools = self._tools
+                if tools is None or not tools.probe.is_running:
+                    tools = await _on_thread(self._load)
             except Exception as error:
                 logger.exception("grammars cannot be compiled")
                 self._forget(spec, entry)
@@ -121,16 +137,18 @@ class GrammarCompiler:
                 outcome = error
             entry.outcome.set_result(outcome)
 
-    def _load(self) -> _Tools:
-        """The model's vocabulary as the compiler wants it, made once and only if it is needed."""
+    def _load(self, nice: int = 0) -> _Tools:
+        """The model's vocabulary as the compiler wants it, made once and only if it is needed, and
+        the probe's process, started again if it has ended. `nice` is added to this thread's."""
         with self._tools_lock:
             if self._tools is None:
                 library = llguidance_library()
                 vocabulary = (self._vocabulary, self._eos_token_ids, self._vocab_size)
-                core = _core.GrammarCompiler(str(library), *vocabulary)
                 probe = self._probe or GrammarProbe(library, *vocabulary)
                 probe.start()
-                self._tools = _Tools(core, probe)
+                os.nice(nice)  # of this thread only; not before, because processes inherit it
+                self._tools = _Tools(_core.GrammarCompiler(str(library), *vocabulary), probe)
+            self._tools.probe.start()
             return self._tools
 
     def _forget(self, spec: GrammarSpec, entry: _Entry) -> None:
@@ -181,12 +199,16 @@ async def _on_thread(work: Callable[[], Any]) -> Any:
         if not loop.is_closed():
             loop.call_soon_threadsafe(finish, result, failure)
 
+    _start_thread(run)
+    return await done
+
+
+def _start_thread(run: Callable[[], None]) -> None:
     stack_size = threading.stack_size(_STACK_BYTES)
     try:
         threading.Thread(target=run, name="grammar", daemon=True).start()
     finally:
         threading.stack_size(stack_size)
-    return await done
 
 
 def llguidance_library() -> Path:

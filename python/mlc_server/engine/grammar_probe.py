@@ -19,14 +19,14 @@ from typing import Any
 
 import mlc_server
 from mlc_server import _core, limits
-from mlc_server.engine import grammar_sandbox as sandbox
+from mlc_server import grammar_sandbox as sandbox
 from mlc_server.errors import Unavailable
 
 _START_TIMEOUT_S = 60.0
 _REPLY_TIMEOUT_S = 10.0  # far beyond the limits: then the process itself has stopped
 _EXIT_TIMEOUT_S = 2.0
 
-_PROGRAM = f"from {sandbox.__name__} import main; main()"
+_PROGRAM = f"import os; os.nice({sandbox.NICE}); from {sandbox.__name__} import main; main()"
 
 _FAULTS = {
     sandbox.OUT_OF_CPU: f"takes more than {limits.GRAMMAR_CPU_MS.default} ms of CPU time to "
@@ -58,12 +58,21 @@ class GrammarProbe:
         self._vocab_size = vocab_size
         self._lock = threading.Lock()
         self._control: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._finalizer: weakref.finalize[Any, GrammarProbe] | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process is there, as far as the system knows by now."""
+        return (
+            self._control is not None and self._process is not None and self._process.poll() is None
+        )
 
     def start(self) -> None:
         """Starts the process unless it runs. Raises Unavailable."""
         with self._lock:
-            if self._control is None:
+            if not self.is_running:
+                self._discard()
                 self._start()
 
     def check(self, kind: str, source: str) -> None:
@@ -90,9 +99,12 @@ class GrammarProbe:
     def close(self) -> None:
         """Ends the process; the next grammar starts another one."""
         with self._lock:
-            self._control = None
-            if self._finalizer is not None:
-                self._finalizer()
+            self._discard()
+
+    def _discard(self) -> None:
+        self._control = None
+        if self._finalizer is not None:
+            self._finalizer()
 
     def _send(self, connection: socket.socket) -> None:
         for attempt in range(2):
@@ -139,14 +151,11 @@ class GrammarProbe:
             finalizer()
             raise Unavailable("grammars cannot be compiled: the process for it ended at once")
         mine.settimeout(None)
-        self._control, self._finalizer = mine, finalizer
+        self._control, self._process, self._finalizer = mine, process, finalizer
 
     def _setup(self) -> bytes:
-        ids = range(len(self._vocabulary))
         setup = {
             "library": str(self._library),
-            "tokens": [self._vocabulary.token_bytes(id_).decode("latin-1") for id_ in ids],
-            "is_special": [self._vocabulary.is_special(id_) for id_ in ids],
             "eos_token_ids": self._eos_token_ids,
             "vocab_size": self._vocab_size,
             "limits": {
@@ -155,7 +164,7 @@ class GrammarProbe:
                 "memory": limits.GRAMMAR_MEMORY_BYTES.default,
             },
         }
-        return json.dumps(setup).encode()
+        return json.dumps(setup).encode() + b"\n" + self._vocabulary.serialize()
 
 
 def _end(process: subprocess.Popen[bytes], control: socket.socket) -> None:

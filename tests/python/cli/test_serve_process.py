@@ -8,12 +8,14 @@ import re
 import signal
 import time
 
+import psutil
 import pytest
 import requests
 
 from mlc_server.cli.ports import bind, free_port
 from support.http_server import chat_body
 from support.server_process import READY, process
+from support.waiting import wait_for
 
 
 def start_stream(url: str) -> requests.Response:
@@ -57,6 +59,31 @@ def test_start_answer_and_graceful_end() -> None:
     assert len({record["request"] for record in traced}) == 1
     times_us = [record["at_us"] for record in traced]
     assert times_us == sorted(times_us)
+    assert "Traceback" not in server.output
+
+
+def test_grammars_are_made_ready_once_the_server_is_and_outlive_their_process() -> None:
+    with process("--port", "0") as server:
+        url = server.wait_for(READY)
+        host = psutil.Process(server.popen.pid)
+        wait_for(lambda: len(host.children()) == 1, 30.0)
+        [first] = host.children()
+        wait_for(lambda: first.nice() > host.nice(), 5.0)
+
+        def status(pattern: str) -> int:
+            body = chat_body(structured_outputs={"regex": pattern}, max_tokens=5)
+            return requests.post(f"{url}/v1/chat/completions", json=body, timeout=20).status_code
+
+        assert status("[a-c]+") == 200
+        assert host.children() == [first]
+        first.kill()
+        wait_for(lambda: not first.is_running() or first.status() == psutil.STATUS_ZOMBIE, 5.0)
+        assert status("[d-f]+") == 200
+        [second] = host.children()
+        assert second != first
+        server.popen.send_signal(signal.SIGTERM)
+        assert server.end() == 0
+    wait_for(lambda: not second.is_running(), 5.0)
     assert "Traceback" not in server.output
 
 

@@ -128,6 +128,19 @@ def test_configuration_is_checked() -> None:
     assert caught.value.param == "min_p"
 
 
+def test_a_vocabulary_comes_back_from_what_it_serialises_to() -> None:
+    texts, special = [b"", b"a\0\xff", b"<eos>", b"x" * 1000], [False, False, True, False]
+    serialized = _core.Vocabulary(texts, special).serialize()
+    back = _core.Vocabulary.parse(serialized)
+    assert [back.token_bytes(id_) for id_ in range(len(back))] == texts
+    assert [back.is_special(id_) for id_ in range(len(back))] == special
+    assert len(_core.Vocabulary.parse(_core.Vocabulary([], []).serialize())) == 0
+    cut = [serialized[:size] for size in (0, 3, 4, 19, len(serialized) - 1)]
+    for wrong in (*cut, serialized + b"a", b"\xff" * 4, b"\xff" * 64):
+        with pytest.raises(_core.CoreError, match="is no vocabulary"):
+            _core.Vocabulary.parse(wrong)
+
+
 def test_sampling_params_keep_what_they_are_given() -> None:
     params = _core.SamplingParams(
         seed=2**64 - 1, stop=("a", "é"), logit_bias=((3, -1.5),), stop_token_ids=(4,)

@@ -28,7 +28,7 @@ from mlc_server.engine import (
 from mlc_server.engine import grammar as grammar_module
 from mlc_server.errors import GenerationFailed, InvalidRequest, Unavailable
 from support.byte_model import EOS_ID, IS_SPECIAL, TOKEN_BYTES, VOCAB_SIZE
-from support.fake_server import fake_core, fake_grammars
+from support.fake_server import fake_core, fake_grammars, new_probe
 from support.schemas import all_schemas
 from support.waiting import wait_for
 
@@ -372,6 +372,51 @@ def test_one_that_takes_too_long_is_refused_and_does_not_block_the_next(
         await grammars.compile(GrammarSpec("regex", "slow 1"))  # done by now, and kept
 
     asyncio.run(scenario())
+
+
+def test_what_was_warmed_up_the_first_grammar_need_not_wait_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    probe = new_probe()
+    grammars = fake_grammars(probe)
+    grammars.warm_up()
+    wait_for(lambda: grammars._tools is not None, 30.0)
+    assert probe.is_running
+    tools, process = grammars._tools, probe._process
+    monkeypatch.setattr(grammars, "_load", None)  # nothing is left to load
+    asyncio.run(grammars.compile(GrammarSpec("regex", "a")))
+    assert (grammars._tools, probe._process) == (tools, process)
+    probe.close()
+
+
+def test_a_warm_up_that_fails_is_logged_and_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def missing() -> Path:
+        raise FileNotFoundError("the package llguidance is not installed")
+
+    grammars = fake_grammars()
+    with monkeypatch.context() as patch:
+        patch.setattr(grammar_module, "llguidance_library", missing)
+        grammars.warm_up()
+        wait_for(lambda: "llguidance is not installed" in caplog.text, 10.0)
+    asyncio.run(grammars.compile(GrammarSpec("regex", "a")))
+
+
+def test_the_loss_of_the_process_is_no_fault_of_the_next_grammar() -> None:
+    probe = new_probe()
+    grammars = fake_grammars(probe)
+
+    async def scenario() -> None:
+        await grammars.compile(GrammarSpec("regex", "a"))
+        for pattern in ("b", "c"):
+            assert probe._process is not None
+            probe._process.kill()
+            wait_for(lambda: not probe.is_running, 5.0)
+            await grammars.compile(GrammarSpec("regex", pattern))
+
+    asyncio.run(scenario())
+    probe.close()
 
 
 def test_without_the_library_grammars_are_unavailable(

@@ -14,11 +14,10 @@ from typing import Any
 import psutil
 import pytest
 
-from mlc_server import _core, limits
-from mlc_server.engine.grammar import llguidance_library
+from mlc_server import limits
 from mlc_server.engine.grammar_probe import GrammarProbe, GrammarRefused
 from mlc_server.errors import Unavailable
-from support.byte_model import EOS_ID, IS_SPECIAL, TOKEN_BYTES, VOCAB_SIZE
+from support.fake_server import new_probe
 from support.hostile_grammars import chain, pair_of
 from support.waiting import wait_for
 
@@ -34,11 +33,6 @@ ENDLESS = json.dumps(
 )
 # Followed by recursion, to the end of the stack.
 BOTTOMLESS = json.dumps(chain(20_000, pair_of))
-
-
-def new_probe(library: Path | None = None) -> GrammarProbe:
-    vocabulary = _core.Vocabulary(TOKEN_BYTES, IS_SPECIAL)
-    return GrammarProbe(library or llguidance_library(), vocabulary, [EOS_ID], VOCAB_SIZE)
 
 
 def children() -> set[int]:
@@ -114,6 +108,34 @@ def test_a_lost_process_is_replaced() -> None:
     assert process not in children() - before
     probe.close()
     wait_for(lambda: children() == before, 5.0)
+
+
+def test_a_process_that_has_ended_is_known_to_and_started_again() -> None:
+    before = children()
+    probe = new_probe()
+    assert not probe.is_running
+    probe.start()
+    assert probe.is_running
+    [process] = children() - before
+    os.kill(process, signal.SIGKILL)
+    wait_for(lambda: not probe.is_running, 5.0)
+    probe.start()
+    assert probe.is_running
+    assert process not in children()
+    probe.check("regex", "a")
+    probe.close()
+    assert not probe.is_running
+    wait_for(lambda: children() == before, 5.0)
+
+
+def test_the_process_holds_little_more_than_the_compiler(probe: GrammarProbe) -> None:
+    """It is there a second time in each server's memory."""
+    probe.check("regex", "a")
+    assert probe._process is not None
+    [process] = [child for child in psutil.Process().children() if child.pid == probe._process.pid]
+    mapped = {Path(entry.path).name for entry in process.memory_maps()}
+    assert any(name.startswith("_core") for name in mapped)
+    assert not any("ssl" in name or "asyncio" in name for name in mapped)
 
 
 def test_the_process_ends_with_its_owner() -> None:

@@ -1,8 +1,9 @@
-"""The process that tries grammars out before the server compiles them: see grammar_probe.
+"""The process that tries grammars out before the server compiles them: see engine/grammar_probe.
 
 It has the compiler and the vocabulary ready and forks for each grammar. The fork may use so much
 time, memory and stack; whatever it does then ends with it. This process itself has one thread and
-does nothing but fork, wait and kill.
+does nothing but fork, wait and kill. It imports little, and is in no package that imports more,
+because all of it is kept in memory a second time.
 """
 
 from __future__ import annotations
@@ -17,9 +18,7 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlc_server import _core
 
@@ -27,13 +26,12 @@ READY = b"r"
 # What else than JSON a reply can be.
 OUT_OF_CPU, OUT_OF_TIME, DIED = b"cpu", b"time", b"died"
 
-_NICE = 5  # so that it takes about a quarter of what a busy engine has
+NICE = 5  # so that it takes about a quarter of what a busy engine has
 # Less than what the server's threads have, so that what runs here runs there.
 _STACK_BYTES = 4 * 1024 * 1024
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(NamedTuple):
     """Of one grammar; cpu_s and wall_s in seconds, memory in bytes."""
 
     cpu_s: float
@@ -41,14 +39,17 @@ class Limits:
     memory: int
 
 
-@dataclass
 class _Trial:
-    """A fork at work. `life` is a pipe that is closed when it ends."""
+    """A fork at work. `life` is a pipe that is closed when it ends, `deadline_s` when it is killed;
+    infinite once it has been."""
 
-    pid: int
-    reply: socket.socket
-    life: int
-    deadline: float  # when it is killed; infinite once it has been
+    __slots__ = ("deadline_s", "life", "pid", "reply")
+
+    def __init__(self, pid: int, reply: socket.socket, life: int, deadline_s: float) -> None:
+        self.pid = pid
+        self.reply = reply
+        self.life = life
+        self.deadline_s = deadline_s
 
 
 class Sandbox:
@@ -82,12 +83,12 @@ class Sandbox:
                 poll.register(trial.life, select.POLLIN)
             now = time.monotonic()
             for trial in self._trials.values():
-                if trial.deadline <= now:
-                    trial.deadline = math.inf
+                if trial.deadline_s <= now:
+                    trial.deadline_s = math.inf
                     os.kill(trial.pid, signal.SIGKILL)
 
     def _patience_ms(self) -> float | None:
-        first = min((trial.deadline for trial in self._trials.values()), default=math.inf)
+        first = min((trial.deadline_s for trial in self._trials.values()), default=math.inf)
         return None if first == math.inf else max(1.0, 1e3 * (first - time.monotonic()))
 
     def _fork(self, reply: socket.socket) -> _Trial:
@@ -110,7 +111,7 @@ class Sandbox:
         _, status = os.waitpid(trial.pid, 0)
         if status != 0:
             used_up = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGPROF
-            late = trial.deadline == math.inf
+            late = trial.deadline_s == math.inf
             with contextlib.suppress(OSError):  # the server has given it up
                 trial.reply.sendall(OUT_OF_TIME if late else OUT_OF_CPU if used_up else DIED)
         trial.reply.close()
@@ -123,10 +124,10 @@ class Sandbox:
 def _try_out(compiler: _core.GrammarCompiler, limits: Limits, reply: socket.socket) -> None:
     """Compiles what `reply` brings and answers; ends with SIGPROF when its time is over."""
     kind, source = json.loads(_read_all(reply))
-    os.nice(_NICE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _lower(resource.RLIMIT_STACK, _STACK_BYTES)
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 -- pathlib is large
+        pages = int(file.read().split()[0])
     _lower(resource.RLIMIT_AS, pages * resource.getpagesize() + limits.memory)
     signal.setitimer(signal.ITIMER_PROF, limits.cpu_s)
     answer: dict[str, str] = {}
@@ -152,17 +153,14 @@ def _read_all(connection: socket.socket) -> bytes:
 
 
 def main() -> None:
-    """argv: the control socket's number. stdin: what grammar_probe writes there."""
+    """Started by grammar_probe, NICE below it. argv: the control socket's number. stdin: the setup,
+    a line of JSON, and the serialised vocabulary."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     control = socket.socket(fileno=int(sys.argv[1]))
-    setup: dict[str, Any] = json.load(sys.stdin)
-    tokens = [text.encode("latin-1") for text in setup["tokens"]]
-    vocabulary = _core.Vocabulary(tokens, setup["is_special"])
+    setup: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
+    vocabulary = _core.Vocabulary.parse(sys.stdin.buffer.read())
     compiler = _core.GrammarCompiler(
         setup["library"], vocabulary, setup["eos_token_ids"], setup["vocab_size"]
     )
+    del vocabulary
     Sandbox(control, compiler, Limits(**setup["limits"])).serve()
-
-
-if __name__ == "__main__":
-    main()
