@@ -9,7 +9,7 @@
 #include <tvm/ffi/c_api.h>
 
 #define MAX_ARGUMENTS 16
-#define MAX_DIMS 4
+#define MAX_DIMS 5
 #define TASKS 3
 
 typedef int (*ParallelLambda)(int task, void* env, void* data);
