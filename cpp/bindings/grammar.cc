@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/heap.h"
 #include "bindings/bindings.h"
 #include "sampling/grammar_compiler.h"
 #include "text/vocabulary.h"
@@ -65,6 +66,8 @@ void RegisterGrammar(py::module_& module) {
       .def("compile", &Compile, release_gil, py::arg("kind"), py::arg("source"),
            "kind: 'json_schema', 'regex' or 'lark'. The GIL is free meanwhile.\n\n"
            "CoreError invalid_value says what is wrong with the source.");
+  module.def("heap_bytes", &HeapBytes,
+             "Bytes that the process has from malloc; 0 where the C library does not tell.");
 }
 
 }  // namespace mlc_server::bindings

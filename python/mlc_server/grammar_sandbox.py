@@ -130,9 +130,12 @@ def _try_out(compiler: _core.GrammarCompiler, limits: Limits, reply: socket.sock
         pages = int(file.read().split()[0])
     _lower(resource.RLIMIT_AS, pages * resource.getpagesize() + limits.memory)
     signal.setitimer(signal.ITIMER_PROF, limits.cpu_s)
-    answer: dict[str, str] = {}
+    before = _core.heap_bytes()
+    answer: dict[str, Any]
     try:
-        compiler.compile(kind, source)
+        grammar = compiler.compile(kind, source)
+        answer = {"num_bytes": max(0, _core.heap_bytes() - before)}
+        del grammar
     except _core.CoreError as error:
         answer = {"fault": error.message}
     signal.setitimer(signal.ITIMER_PROF, 0)

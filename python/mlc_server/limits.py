@@ -123,7 +123,12 @@ GRAMMAR_STEP_MS = Limit(
     "grammar", 100, "milliseconds of CPU time", "longest work on what may follow one token"
 )
 GRAMMAR_CACHE_ENTRIES = Limit("grammars", 128, "grammars", "most grammars kept compiled")
-GRAMMAR_CACHE_BYTES = Limit("grammars", 2 * 1024 * 1024, "bytes", "their sources together")
+GRAMMAR_CACHE_BYTES = Limit(
+    "grammars", 64 * 1024 * 1024, "bytes", "these and their sources together"
+)
+GRAMMAR_USE_BYTES = Limit(
+    "grammars", 256 * 1024 * 1024, "bytes", "all that are kept or that requests hold; more is 503"
+)
 
 # One request's numbers.
 TEMPERATURE = Range("temperature", low=0.0, high=2.0)

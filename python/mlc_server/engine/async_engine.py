@@ -35,13 +35,14 @@ _STOP_TIMEOUT_S = 10.0
 class _Open:
     """A request under way: who wants its output, and which choices are still to end."""
 
-    __slots__ = ("choices", "event_sink", "prompt_tokens", "sink")
+    __slots__ = ("choices", "event_sink", "grammar", "prompt_tokens", "sink")
 
     def __init__(self, sink: Sink, request: GenerationRequest) -> None:
         self.sink = sink
         self.event_sink: EventSink | None = None
         self.choices = set(range(request.num_choices))
         self.prompt_tokens = len(request.prompt_ids)
+        self.grammar = request.grammar  # which the core holds as long
 
 
 class AsyncEngine:

@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,12 +33,12 @@ _MAX_FAULT = 300  # characters
 class _Entry:
     """A grammar being compiled, or what came of it: the grammar or the fault to report."""
 
-    __slots__ = ("outcome", "source_size", "started")
+    __slots__ = ("num_bytes", "outcome", "started")
 
-    def __init__(self, source_size: int) -> None:
-        self.source_size = source_size
+    def __init__(self, num_bytes: int) -> None:
+        self.num_bytes = num_bytes  # of the source, and of the grammar once it is there
         self.started = asyncio.Event()
-        self.outcome: asyncio.Future[_core.Grammar | Exception] = (
+        self.outcome: asyncio.Future[CompiledGrammar | Exception] = (
             asyncio.get_running_loop().create_future()
         )
 
@@ -62,6 +63,7 @@ class GrammarCompiler:
         self._tools_lock = threading.Lock()
         self._slots: asyncio.Semaphore = asyncio.Semaphore(_MAX_THREADS)
         self._entries: OrderedDict[GrammarSpec, _Entry] = OrderedDict()
+        self._in_use: weakref.WeakSet[CompiledGrammar] = weakref.WeakSet()  # and those kept
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def compile(self, spec: GrammarSpec) -> CompiledGrammar:
@@ -70,7 +72,8 @@ class GrammarCompiler:
         entry = self._entries.get(spec)
         if entry is None:
             entry = self._begin(spec)
-        self._entries.move_to_end(spec)
+        else:
+            self._entries.move_to_end(spec)
         try:
             await asyncio.wait_for(entry.started.wait(), _QUEUE_TIMEOUT_S)
         except asyncio.TimeoutError:
@@ -88,7 +91,7 @@ class GrammarCompiler:
             raise _refusal(spec, _first_words(str(outcome)))
         if isinstance(outcome, Exception):
             raise outcome
-        return CompiledGrammar(spec, outcome)
+        return outcome
 
     def warm_up(self) -> None:
         """Makes ready, in the background, what the first grammar would have to wait for."""
@@ -105,10 +108,10 @@ class GrammarCompiler:
     def _begin(self, spec: GrammarSpec) -> _Entry:
         entry = _Entry(len(spec.source))
         self._entries[spec] = entry
+        self._evict()
         task = asyncio.get_running_loop().create_task(self._run(spec, entry))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        self._evict()
         return entry
 
     async def _run(self, spec: GrammarSpec, entry: _Entry) -> None:
@@ -126,7 +129,10 @@ class GrammarCompiler:
                 return
             entry.started.set()
             try:
-                outcome: _core.Grammar | Exception = await _on_thread(lambda: _compile(tools, spec))
+                self._check_room()
+                outcome: CompiledGrammar | Exception = await _on_thread(
+                    lambda: _compile(tools, spec)
+                )
             except (InvalidRequest, GrammarRefused, _core.CoreError) as error:
                 outcome = error
             except Unavailable as error:
@@ -135,7 +141,17 @@ class GrammarCompiler:
             except Exception as error:
                 logger.exception("a grammar failed to compile")
                 outcome = error
+            if isinstance(outcome, CompiledGrammar):
+                self._in_use.add(outcome)
+                entry.num_bytes += outcome.num_bytes
+                self._evict()
             entry.outcome.set_result(outcome)
+
+    def _check_room(self) -> None:
+        """What requests hold is bounded too; the rest of it is bounded by those compiling now."""
+        num_bytes = sum(grammar.num_bytes for grammar in self._in_use)
+        if num_bytes > limits.GRAMMAR_USE_BYTES.default:
+            raise Unavailable("the grammars in use take too much memory; try again later")
 
     def _load(self, nice: int = 0) -> _Tools:
         """The model's vocabulary as the compiler wants it, made once and only if it is needed, and
@@ -156,13 +172,13 @@ class GrammarCompiler:
             del self._entries[spec]
 
     def _evict(self) -> None:
-        size = sum(entry.source_size for entry in self._entries.values())
+        size = sum(entry.num_bytes for entry in self._entries.values())
         while (
             len(self._entries) > limits.GRAMMAR_CACHE_ENTRIES.default
             or size > limits.GRAMMAR_CACHE_BYTES.default
         ):
             _, entry = self._entries.popitem(last=False)
-            size -= entry.source_size
+            size -= entry.num_bytes
 
 
 @dataclass(frozen=True)
@@ -171,10 +187,10 @@ class _Tools:
     probe: GrammarProbe
 
 
-def _compile(tools: _Tools, spec: GrammarSpec) -> _core.Grammar:
+def _compile(tools: _Tools, spec: GrammarSpec) -> CompiledGrammar:
     kind, source = grammar_source(spec)
-    tools.probe.check(kind, source)
-    return tools.core.compile(kind, source)
+    num_bytes = tools.probe.check(kind, source)
+    return CompiledGrammar(spec, tools.core.compile(kind, source), num_bytes)
 
 
 async def _on_thread(work: Callable[[], Any]) -> Any:

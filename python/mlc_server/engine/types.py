@@ -53,12 +53,13 @@ class GrammarSpec:
     param: str = field(default="response_format", compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CompiledGrammar:
-    """A grammar that the core can follow."""
+    """A grammar that the core can follow; it takes so many bytes until nobody holds this."""
 
     spec: GrammarSpec
     core: _core.Grammar
+    num_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,16 +6,14 @@ import asyncio
 import contextlib
 import json
 import re
-import threading
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
-from mlc_server import _core, limits
+from mlc_server import _core
 from mlc_server.engine import (
     AsyncEngine,
     CompletedChoice,
@@ -26,9 +24,9 @@ from mlc_server.engine import (
     SamplingOptions,
 )
 from mlc_server.engine import grammar as grammar_module
-from mlc_server.errors import GenerationFailed, InvalidRequest, Unavailable
+from mlc_server.errors import GenerationFailed, InvalidRequest
 from support.byte_model import EOS_ID, IS_SPECIAL, TOKEN_BYTES, VOCAB_SIZE
-from support.fake_server import fake_core, fake_grammars, new_probe
+from support.fake_server import fake_core, fake_grammars
 from support.schemas import all_schemas
 from support.waiting import wait_for
 
@@ -298,140 +296,6 @@ def test_a_grammar_that_fails_while_it_is_followed_ends_its_request_only() -> No
 def test_a_long_message_is_cut_between_characters() -> None:
     for padding in range(4):
         assert "regex" in refusal(GrammarSpec("regex", "(" + "x" * padding + "é☃𝄞" * 400))
-
-
-# Compiling
-
-
-def test_a_grammar_is_compiled_once_and_again_after_it_had_to_go(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    compiled: list[str] = []
-    compile_ = grammar_module._compile
-
-    def counted(tools: grammar_module._Tools, spec: GrammarSpec) -> _core.Grammar:
-        compiled.append(spec.source)
-        return compile_(tools, spec)
-
-    monkeypatch.setattr(grammar_module, "_compile", counted)
-
-    async def scenario() -> None:
-        grammars = fake_grammars()
-        first = GrammarSpec("regex", "first")
-        both = await asyncio.gather(grammars.compile(first), grammars.compile(first))
-        assert both[0].core is both[1].core
-        for _ in range(2):  # faults are remembered too
-            with pytest.raises(InvalidRequest, match="elsewhere: "):
-                await grammars.compile(GrammarSpec("regex", "(", param="elsewhere"))
-        assert compiled == ["first", "("]
-        for index in range(limits.GRAMMAR_CACHE_ENTRIES.default):
-            await grammars.compile(GrammarSpec("regex", f"x{index}"))
-        del compiled[:]
-        await grammars.compile(GrammarSpec("regex", "x100"))
-        await grammars.compile(first)
-        assert compiled == ["first"]
-        large = [GrammarSpec("choice", json.dumps(["y" * 60_000, str(i)])) for i in range(40)]
-        for spec in large:
-            await grammars.compile(spec)
-        assert sum(len(spec.source) for spec in grammars._entries) <= 2 * 1024 * 1024
-
-    asyncio.run(scenario())
-
-
-def test_one_that_takes_too_long_is_refused_and_does_not_block_the_next(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    compile_ = grammar_module._compile
-    gate = threading.Event()
-
-    def slow(tools: grammar_module._Tools, spec: GrammarSpec) -> _core.Grammar:
-        if spec.source.startswith("slow"):
-            assert gate.wait(20)
-        return compile_(tools, spec)
-
-    monkeypatch.setattr(grammar_module, "_compile", slow)
-    monkeypatch.setattr(grammar_module, "_QUEUE_TIMEOUT_S", 0.1)
-
-    async def scenario() -> None:
-        grammars = fake_grammars()
-        await grammars.compile(GrammarSpec("regex", "loaded"))
-        begin_s = time.perf_counter()
-        limit_ms = limits.GRAMMAR_TIMEOUT_MS.default
-        with pytest.raises(InvalidRequest, match=f"takes longer than {limit_ms} ms"):
-            await grammars.compile(GrammarSpec("regex", "slow 1"))
-        assert time.perf_counter() - begin_s < 2.0
-        await grammars.compile(GrammarSpec("regex", "quick"))
-        with pytest.raises(InvalidRequest, match="takes longer"):
-            await grammars.compile(GrammarSpec("regex", "slow 2"))
-        # Both threads are taken now: that is no fault of this grammar.
-        with pytest.raises(Unavailable, match="try again"):
-            await grammars.compile(GrammarSpec("regex", "third"))
-        gate.set()
-        await asyncio.sleep(0.2)
-        await grammars.compile(GrammarSpec("regex", "third"))
-        await grammars.compile(GrammarSpec("regex", "slow 1"))  # done by now, and kept
-
-    asyncio.run(scenario())
-
-
-def test_what_was_warmed_up_the_first_grammar_need_not_wait_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    probe = new_probe()
-    grammars = fake_grammars(probe)
-    grammars.warm_up()
-    wait_for(lambda: grammars._tools is not None, 30.0)
-    assert probe.is_running
-    tools, process = grammars._tools, probe._process
-    monkeypatch.setattr(grammars, "_load", None)  # nothing is left to load
-    asyncio.run(grammars.compile(GrammarSpec("regex", "a")))
-    assert (grammars._tools, probe._process) == (tools, process)
-    probe.close()
-
-
-def test_a_warm_up_that_fails_is_logged_and_tried_again(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def missing() -> Path:
-        raise FileNotFoundError("the package llguidance is not installed")
-
-    grammars = fake_grammars()
-    with monkeypatch.context() as patch:
-        patch.setattr(grammar_module, "llguidance_library", missing)
-        grammars.warm_up()
-        wait_for(lambda: "llguidance is not installed" in caplog.text, 10.0)
-    asyncio.run(grammars.compile(GrammarSpec("regex", "a")))
-
-
-def test_the_loss_of_the_process_is_no_fault_of_the_next_grammar() -> None:
-    probe = new_probe()
-    grammars = fake_grammars(probe)
-
-    async def scenario() -> None:
-        await grammars.compile(GrammarSpec("regex", "a"))
-        for pattern in ("b", "c"):
-            assert probe._process is not None
-            probe._process.kill()
-            wait_for(lambda: not probe.is_running, 5.0)
-            await grammars.compile(GrammarSpec("regex", pattern))
-
-    asyncio.run(scenario())
-    probe.close()
-
-
-def test_without_the_library_grammars_are_unavailable(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    foreign = tmp_path / "_lib.abi3.so"
-    foreign.write_bytes(b"not a library")
-    monkeypatch.setattr(grammar_module, "llguidance_library", lambda: foreign)
-
-    async def scenario() -> None:
-        for _ in range(2):
-            with pytest.raises(Unavailable, match="cannot be compiled"):
-                await fake_grammars().compile(GrammarSpec("json_object"))
-
-    asyncio.run(scenario())
 
 
 def test_an_engine_without_a_compiler_refuses_grammars() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from mlc_server import limits
+from mlc_server import _core, limits
 from mlc_server.engine.grammar_probe import GrammarProbe, GrammarRefused
 from mlc_server.errors import Unavailable
 from support.fake_server import new_probe
@@ -47,8 +47,9 @@ def probe() -> Iterator[GrammarProbe]:
 
 
 def test_what_compiles_passes_and_a_fault_is_in_the_compilers_words(probe: GrammarProbe) -> None:
-    probe.check("json_schema", '{"type": "object"}')
-    probe.check("regex", "[a-z]+")
+    weight = probe.check("json_schema", '{"type": "object"}')
+    assert weight > 10_000 or _core.heap_bytes() == 0
+    assert probe.check("regex", "[a-z]+") <= weight
     with pytest.raises(GrammarRefused, match="uniqueItems"):
         probe.check("json_schema", '{"uniqueItems": true}')
     with pytest.raises(GrammarRefused, match="unclosed"):
