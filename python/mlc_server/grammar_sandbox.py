@@ -65,6 +65,15 @@ class Sandbox:
 
     def serve(self) -> None:
         """Until the server closes its end, or has died."""
+        try:
+            self._serve()
+        except ConnectionError:
+            pass  # it died with something of ours unread, READY for one
+        finally:
+            for trial in self._trials.values():
+                os.kill(trial.pid, signal.SIGKILL)
+
+    def _serve(self) -> None:
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         self._control.sendall(READY)
@@ -76,7 +85,6 @@ class Sandbox:
                     continue
                 _, files, _, _ = socket.recv_fds(self._control, 1, 1)
                 if not files:
-                    self._kill_all()
                     return
                 trial = self._fork(socket.socket(fileno=files[0]))
                 self._trials[trial.life] = trial
@@ -115,10 +123,6 @@ class Sandbox:
             with contextlib.suppress(OSError):  # the server has given it up
                 trial.reply.sendall(OUT_OF_TIME if late else OUT_OF_CPU if used_up else DIED)
         trial.reply.close()
-
-    def _kill_all(self) -> None:
-        for trial in self._trials.values():
-            os.kill(trial.pid, signal.SIGKILL)
 
 
 def _try_out(compiler: _core.GrammarCompiler, limits: Limits, reply: socket.socket) -> None:

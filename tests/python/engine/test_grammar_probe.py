@@ -5,7 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +19,7 @@ import psutil
 import pytest
 
 from mlc_server import _core, limits
+from mlc_server.engine import grammar_probe
 from mlc_server.engine.grammar_probe import GrammarProbe, GrammarRefused
 from mlc_server.errors import Unavailable
 from support.fake_server import new_probe
@@ -146,6 +151,30 @@ def test_the_process_ends_with_its_owner() -> None:
     assert len(children() - before) == 1
     del probe
     wait_for(lambda: children() == before, 5.0)
+
+
+@pytest.mark.parametrize("when", ["before it is ready", "once it is ready"])
+def test_the_process_ends_quietly_with_a_server_that_dies(when: str) -> None:
+    mine, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-c", grammar_probe._PROGRAM, str(theirs.fileno())],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=[theirs.fileno()],
+        )
+    if when == "before it is ready":
+        mine.close()
+        _, said = process.communicate(new_probe()._setup(), timeout=30)
+    else:
+        assert process.stdin is not None
+        process.stdin.write(new_probe()._setup())
+        process.stdin.close()
+        process.stdin = None
+        wait_for(lambda: bool(select.select([mine], [], [], 0)[0]), 30.0)
+        mine.close()  # with what says that it is ready unread
+        _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (0, b"")
 
 
 def test_a_process_that_cannot_start_is_said_to(tmp_path: Path, capfd: Any) -> None:
