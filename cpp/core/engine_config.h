@@ -36,9 +36,8 @@ struct EngineConfig {
   bool strip_leading_space = false;
   // Changes how fast tokens come, never which.
   SpeculativeMode speculative_mode = SpeculativeMode::kDisable;
-  // Most tokens guessed ahead of one sequence in a step. With the token before them these are four
-  // rows, the number that the attention kernels work on together.
-  int32_t draft_tokens_max = 3;
+  // Most tokens guessed ahead of one sequence in a step. Fewer are where more do not pay.
+  int32_t draft_tokens_max = 7;
   // A guess is made from the last ngram_max tokens if they occurred before, else from fewer, down
   // to ngram_min.
   int32_t ngram_min = 3;

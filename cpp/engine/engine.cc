@@ -57,7 +57,8 @@ Engine::Engine(std::shared_ptr<ModelRunner> runner, std::shared_ptr<const Vocabu
       grammar_workers_([this] { inbox_.Wake(); }),
       pool_(config.num_pages),
       scheduler_(config, &pool_),
-      sampler_(config.vocab_size) {
+      sampler_(config.vocab_size),
+      step_costs_(config.speculative_rows_max) {
   board_.Beat(clock_->NowNs());
   PublishStats();
 }
@@ -148,11 +149,14 @@ bool Engine::RunStep() {
   scheduler_.Commit(batch);
   mask_deadline_ = GrammarDeadline(
       std::chrono::nanoseconds(clock_->NowNs() - start_ns) / kMaskWaitFraction + kLeastMaskWait);
+  PriceDrafts(batch);
   Deliver(batch, logits);
   // Else a row of the next step is lost to each of them that has ended.
   const bool few = batch.entries.size() <= kFewEntries;
   SettleAll(few ? GrammarDeadline(kLeastMaskWait) : GrammarWorkers::Clock::time_point());
-  CountStep(batch, clock_->NowNs() - start_ns);
+  const int64_t step_ns = clock_->NowNs() - start_ns;
+  NoteStepCost(batch, step_ns);
+  CountStep(batch, step_ns);
   return true;
 }
 

@@ -114,6 +114,9 @@ class Engine {
   // Throws std::runtime_error, for the client to read, when nothing can be drawn.
   SampleResult Draw(Generation* generation, const float* logits);
   void Speculate(Generation* generation, int32_t num_drafts, int32_t num_right);
+  // What each draft of `batch` costs, before its step is noted.
+  void PriceDrafts(const Batch& batch);
+  void NoteStepCost(const Batch& batch, int64_t step_ns);
   void CountStep(const Batch& batch, int64_t step_ns);
   void PublishStats();
 
@@ -157,6 +160,8 @@ class Engine {
   std::vector<Generation*> following_;               // those that are unsettled or held
   std::vector<Generation*> settling_;                // scratch
   GrammarWorkers::Clock::time_point mask_deadline_;  // until when this step waits for grammars
+  StepCosts step_costs_;
+  double draft_cost_ = 0;  // of each draft of this step, in tokens
   EngineStats stats_;
   SequenceId next_sequence_id_ = 0;
   bool was_busy_ = false;

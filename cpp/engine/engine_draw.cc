@@ -147,27 +147,4 @@ SampleResult Engine::Draw(Generation* generation, const float* logits) {
   return drawn;
 }
 
-// Guesses the tokens after those of `generation`, for the next step to check if it has room.
-void Engine::Speculate(Generation* generation, int32_t num_drafts, int32_t num_right) {
-  if (config_.speculative_mode == SpeculativeMode::kDisable) {
-    return;
-  }
-  if (generation->speculator == nullptr) {
-    generation->speculator = std::make_unique<Speculator>(config_);
-  }
-  generation->speculator->NoteStep(num_drafts, num_right);
-  generation->drafts.clear();
-  const bool is_slow = generation->follower != nullptr && generation->follower->is_slow();
-  if (is_slow || scheduler_.num_running() >= config_.speculative_rows_max) {
-    return;
-  }
-  // The last token that may come is drawn from the last draft's row at the latest.
-  int32_t most = config_.MaxTokensPerSequence() - generation->length() - 1;
-  if (const int32_t max_tokens = generation->request->sampling.max_tokens; max_tokens > 0) {
-    most = std::min(most, max_tokens - generation->num_generated() - 1);
-  }
-  generation->speculator->Propose(generation->tokens, std::min(most, config_.draft_tokens_max),
-                                  &generation->drafts);
-}
-
 }  // namespace mlc_server

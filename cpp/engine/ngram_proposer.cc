@@ -28,8 +28,18 @@ NgramProposer::NgramProposer(int32_t ngram_min, int32_t ngram_max) {
   }
 }
 
-void NgramProposer::Propose(const std::vector<int32_t>& tokens, int32_t count,
-                            std::vector<int32_t>* drafts) {
+// How many tokens before `end` and before the end of `tokens` are the same, up to kMostCompared.
+int32_t NgramProposer::CountMatching(const std::vector<int32_t>& tokens, size_t end) {
+  size_t length = 0;
+  while (length < std::min<size_t>(end, kMostCompared) &&
+         tokens[end - length - 1] == tokens[tokens.size() - length - 1]) {
+    ++length;
+  }
+  return static_cast<int32_t>(length);
+}
+
+int32_t NgramProposer::Propose(const std::vector<int32_t>& tokens, int32_t count,
+                               std::vector<int32_t>* drafts) {
   drafts->clear();
   for (Index& index : indices_) {
     Extend(tokens, &index);
@@ -44,8 +54,9 @@ void NgramProposer::Propose(const std::vector<int32_t>& tokens, int32_t count,
       drafts->push_back(position < tokens.size() ? tokens[position]
                                                  : (*drafts)[position - tokens.size()]);
     }
-    return;
+    return CountMatching(tokens, begin);
   }
+  return 0;
 }
 
 // The n-gram at the very end stays out: it is what will be looked up.

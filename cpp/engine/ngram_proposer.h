@@ -14,12 +14,15 @@ namespace mlc_server {
 // each token and size. Nothing is looked at before the first Propose().
 class NgramProposer {
  public:
+  static constexpr int32_t kMostCompared = 16;
+
   // 1 <= ngram_min <= ngram_max: numbers of last tokens that are looked up, the largest first.
   NgramProposer(int32_t ngram_min, int32_t ngram_max);
 
   // Replaces `drafts` by a guess of the `count` tokens after `tokens`: that many, or none. `tokens`
-  // begins with those of the call before.
-  void Propose(const std::vector<int32_t>& tokens, int32_t count, std::vector<int32_t>* drafts);
+  // begins with those of the call before. Returns how many tokens before the guessed ones are the
+  // same as the last of `tokens`, at most kMostCompared; 0 without a guess.
+  int32_t Propose(const std::vector<int32_t>& tokens, int32_t count, std::vector<int32_t>* drafts);
 
  private:
   // For one n-gram size, where n-grams last ended, by their hash. One entry may displace another:
@@ -31,6 +34,7 @@ class NgramProposer {
   };
 
   static void Extend(const std::vector<int32_t>& tokens, Index* index);
+  static int32_t CountMatching(const std::vector<int32_t>& tokens, size_t end);
   // Where the last index.ngram tokens ended before; 0 is nowhere.
   static size_t Find(const std::vector<int32_t>& tokens, const Index& index);
 

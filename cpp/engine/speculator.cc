@@ -5,26 +5,75 @@
 namespace mlc_server {
 namespace {
 
-constexpr int32_t kStep = 32;  // credit that a step with guesses costs
-constexpr int32_t kInitialCredit = 2 * kStep;
-constexpr int32_t kMaxCredit = 4 * kStep;
+// Tokens. The first guesses have the benefit of the doubt; later ones live on what they earned.
+constexpr double kInitialCredit = 0.5;
+constexpr double kMaxCredit = 3;
+constexpr double kEarnedByWaiting = 1.0 / 96;
+// Guesses after fewer equal tokens than the first of these are of the first kind, and so on.
+constexpr std::array<int32_t, 2> kMatchesOfKinds = {4, 8};
+constexpr std::array<double, 3> kRightAtFirst = {0.5, 0.65, 0.8};
+constexpr double kNewest = 0.125;
+
+size_t KindOf(int32_t num_matching) {
+  return static_cast<size_t>(
+      std::count_if(kMatchesOfKinds.begin(), kMatchesOfKinds.end(),
+                    [num_matching](int32_t least) { return num_matching >= least; }));
+}
 
 }  // namespace
 
 Speculator::Speculator(const EngineConfig& config)
-    : proposer_(config.ngram_min, config.ngram_max), credit_(kInitialCredit) {}
+    : proposer_(config.ngram_min, config.ngram_max),
+      credit_(kInitialCredit),
+      right_(kRightAtFirst) {}
 
-void Speculator::Propose(const std::vector<int32_t>& tokens, int32_t count,
-                         std::vector<int32_t>* drafts) {
+void Speculator::Propose(const std::vector<int32_t>& tokens, int32_t most, int32_t rows,
+                         const StepCosts& costs, std::vector<int32_t>* drafts) {
   drafts->clear();
-  if (count > 0 && credit_ >= kStep) {
-    proposer_.Propose(tokens, count, drafts);
+  if (most <= 0 || costs.CostOfMore(rows, 1) > credit_) {
+    return;
+  }
+  const int32_t num_matching = proposer_.Propose(tokens, most, drafts);
+  latest_kind_ = KindOf(num_matching);
+  const auto found = static_cast<int32_t>(drafts->size());
+  if (found > 0) {
+    drafts->resize(BestCount(right_[latest_kind_], found, rows, costs));
   }
 }
 
-void Speculator::NoteStep(int32_t num_drafts, int32_t num_accepted) {
-  const int32_t earned = num_drafts > 0 ? (num_accepted - 1) * kStep : 1;
-  credit_ = std::clamp(credit_ + earned, 0, kMaxCredit);
+// One guess is tried whatever it promises, since there is credit for it.
+int32_t Speculator::BestCount(double probability, int32_t most, int32_t rows,
+                              const StepCosts& costs) const {
+  int32_t best = 1;
+  double best_rate = 0;
+  double tokens = rows;
+  double chance = 1;
+  for (int32_t count = 1; count <= most; ++count) {
+    chance *= probability;
+    tokens += chance;
+    const double cost = costs.CostOfMore(rows, count);
+    const double rate = tokens / (rows + cost);
+    if (cost > credit_) {
+      break;
+    }
+    if (rate > best_rate) {
+      best = count;
+      best_rate = rate;
+    }
+  }
+  return best;
+}
+
+void Speculator::NoteStep(int32_t num_drafts, int32_t num_accepted, double draft_cost) {
+  if (num_drafts == 0) {
+    credit_ = std::min(credit_ + kEarnedByWaiting, kMaxCredit);
+    return;
+  }
+  credit_ = std::clamp(credit_ + num_accepted - draft_cost * num_drafts, -kMaxCredit, kMaxCredit);
+  double& right = right_[latest_kind_];
+  for (int32_t draft = 0; draft < std::min(num_accepted + 1, num_drafts); ++draft) {
+    right += kNewest * ((draft < num_accepted ? 1 : 0) - right);
+  }
 }
 
 }  // namespace mlc_server

@@ -64,7 +64,7 @@ MAX_QUEUE_SIZE = Limit(
 )
 DRAFT_TOKENS_MAX = Limit(
     "draft_tokens_max",
-    3,
+    7,
     "tokens",
     "most tokens that --speculative-mode ngram guesses ahead",
     "--spec-draft-length",

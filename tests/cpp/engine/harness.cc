@@ -98,9 +98,10 @@ FakeRunnerOptions SmallRunner() {
   return options;
 }
 
-Harness::Harness(const EngineConfig& config, const FakeRunnerOptions& options)
+Harness::Harness(const EngineConfig& config, const FakeRunnerOptions& options,
+                 std::shared_ptr<const Clock> clock)
     : runner_(std::make_shared<FakeRunner>(options)) {
-  auto engine = Engine::Create(runner_, MakeVocabulary(), config, std::make_shared<SteadyClock>());
+  auto engine = Engine::Create(runner_, MakeVocabulary(), config, std::move(clock));
   if (!engine.ok()) {
     Fail(__FILE__, __LINE__, engine.error().param + ": " + engine.error().message);
   }

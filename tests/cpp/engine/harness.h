@@ -50,7 +50,8 @@ FakeRunnerOptions SmallRunner();  // fits SmallConfig()
 class Harness {
  public:
   explicit Harness(const EngineConfig& config = SmallConfig(),
-                   const FakeRunnerOptions& options = SmallRunner());
+                   const FakeRunnerOptions& options = SmallRunner(),
+                   std::shared_ptr<const Clock> clock = std::make_shared<SteadyClock>());
 
   Engine& engine() { return *engine_; }
   const FakeRunner& runner() const { return *runner_; }
