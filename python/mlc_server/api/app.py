@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
@@ -49,11 +49,12 @@ def create_app(settings: ServerSettings, service: Service) -> FastAPI:
         Route("/v1/chat/completions", chat.chat_completions, methods=["POST"]),
         Route("/v1/completions", completions.completions, methods=["POST"]),
     ]
-    app.include_router(status.router)
+    # In the order of /docs.
     app.include_router(chat.router)
     app.include_router(completions.router)
-    app.include_router(embeddings.router)
     app.include_router(tokens.router)
+    app.include_router(embeddings.router)
+    app.include_router(status.router)
     if settings.enable_debug:
         app.include_router(debug.router)
     _add_docs(app)
@@ -76,8 +77,8 @@ def _add_docs(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
     @app.get("/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:
-        return HTMLResponse(render_docs(app.openapi()))
+    async def docs(request: Request) -> HTMLResponse:
+        return HTMLResponse(render_docs(app.openapi(), str(request.base_url).rstrip("/")))
 
 
 def _drop_validation_errors(schema: dict[str, Any]) -> None:

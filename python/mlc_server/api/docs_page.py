@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from typing import Any
 
 _PAGE = """<!doctype html>
@@ -20,6 +21,9 @@ table {{ border-collapse: collapse; }}
 td, th {{ text-align: left; padding: .2rem .8rem .2rem 0; vertical-align: top; }}
 nav li {{ list-style: none; }}
 nav ul {{ padding: 0; }}
+h2 {{ font-size: 1.4rem; margin: .5rem 0; }}
+h3 {{ font-size: 1rem; margin: 1rem 0 .3rem; }}
+h2 code {{ font-size: 1.3rem; font-weight: 600; }}
 h2 a {{ color: inherit; text-decoration: none; }}
 </style></head><body>
 <h1>{title} {version}</h1>
@@ -35,8 +39,8 @@ Errors are <code>{{"error": {{"message", "type", "param", "code"}}}}</code>. A s
 """
 
 
-def render_docs(openapi: dict[str, Any]) -> str:
-    """The page for an OpenAPI document."""
+def render_docs(openapi: dict[str, Any], base_url: str) -> str:
+    """The page for an OpenAPI document, of a server that the reader knows as `base_url`."""
     operations = [
         (method, path, operation)
         for path, of_path in openapi["paths"].items()
@@ -47,7 +51,7 @@ def render_docs(openapi: dict[str, Any]) -> str:
         title=html.escape(info["title"]),
         version=html.escape(info["version"]),
         links="\n".join(_link(*operation) for operation in operations),
-        sections="\n".join(_section(*operation, openapi) for operation in operations),
+        sections="\n".join(_section(*operation, openapi, base_url) for operation in operations),
     )
 
 
@@ -62,23 +66,30 @@ def _anchor(method: str, path: str) -> str:
     return html.escape(f"{method}{path}", quote=True)
 
 
-def _section(method: str, path: str, operation: dict[str, Any], openapi: dict[str, Any]) -> str:
+def _section(
+    method: str, path: str, operation: dict[str, Any], openapi: dict[str, Any], base_url: str
+) -> str:
     content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
     examples = content.get("examples", {})
     parts = [
         f'<section id="{_anchor(method, path)}"><h2><a href="#{_anchor(method, path)}">'
         f"<code>{method.upper()} {html.escape(path)}</code></a></h2>",
         f"<p>{html.escape(operation.get('summary', ''))}</p>",
-        f"<p>{html.escape(operation.get('description', ''))}</p>",
+        f"<p>{_prose(operation.get('description', ''))}</p>",
         _fields(content.get("schema", {}), openapi),
     ]
     if not examples:
-        parts.append(_curl(method, path, None))
+        parts.append(_curl(method, base_url + path, None))
     for example in examples.values():
         parts.append(f"<h3>{html.escape(example['summary'])}</h3>")
-        parts.append(_curl(method, path, example["value"]))
+        parts.append(_curl(method, base_url + path, example["value"]))
     parts.append(_answers(operation["responses"]))
     return "\n".join([*parts, "</section>"])
+
+
+def _prose(text: str) -> str:
+    """Text in which `this` is code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
 
 
 def _answers(responses: dict[str, Any]) -> str:
@@ -91,11 +102,10 @@ def _answers(responses: dict[str, Any]) -> str:
     return f"<h3>Answers</h3><table>{''.join(rows)}</table>"
 
 
-def _curl(method: str, path: str, body: Any) -> str:
+def _curl(method: str, url: str, body: Any) -> str:
     verb = "" if method == "get" else f"-X {method.upper()} "
     streams = "-N " if isinstance(body, dict) and body.get("stream") else ""
-    address = f"http://127.0.0.1:8000{path}".replace("{model_id}", "MODEL")
-    command = f"curl {streams}{verb}{address}"
+    command = f"curl {streams}{verb}{url.replace('{model_id}', 'MODEL')}"
     if body is not None:
         text = json.dumps(body, indent=2, ensure_ascii=False)
         command += f" \\\n  -H 'Content-Type: application/json' -d '{text}'"
@@ -108,9 +118,12 @@ def _fields(schema: dict[str, Any], openapi: dict[str, Any]) -> str:
     body = openapi.get("components", {}).get("schemas", {}).get(name)
     if body is None:
         return ""
+    required = body.get("required", ())
+    fields = sorted(body["properties"].items(), key=lambda field: field[0] not in required)
     rows = [
-        f"<tr><td><code>{html.escape(field)}</code></td><td>{html.escape(_type(spec))}</td></tr>"
-        for field, spec in body["properties"].items()
+        f"<tr><td><code>{html.escape(field)}</code></td><td>{html.escape(_type(spec))}"
+        f"{', required' if field in required else ''}</td></tr>"
+        for field, spec in fields
     ]
     return f"<table><tr><th>field</th><th>value</th></tr>{''.join(rows)}</table>"
 

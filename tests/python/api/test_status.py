@@ -164,13 +164,22 @@ def test_docs_list_every_route_and_need_no_network() -> None:
             assert f'<a href="#{method}{path}">' in page.text
             examples = operation.get("requestBody", {}).get("content", {})
             assert method == "get" or path.startswith("/debug") or examples
-        assert f"http://127.0.0.1:8000{path.replace('{model_id}', 'MODEL')}" in page.text
+        assert f"{server.url}{path.replace('{model_id}', 'MODEL')}" in page.text
     sections = page.text.split("<section")[1:]
     assert all("<pre>curl" in section and "<h3>Answers</h3>" in section for section in sections)
     for field in ("temperature", "logit_bias", "stop_token_ids"):
         assert f"<code>{field}</code>" in page.text
     assert "Write a haiku about apples." in page.text
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page.text)
+
+
+def test_docs_name_the_address_they_were_asked_for_by() -> None:
+    def docs(host: str) -> str:
+        return requests.get(f"{server.url}/docs", headers={"Host": host}, timeout=20).text
+
+    with live_server(ServerSettings(allowed_hosts=("*",))) as (server, _):
+        assert "curl -X POST http://my.box:81/tokenize" in docs("my.box:81")
+        assert "<script>" not in docs("example.com:1<script>")
 
 
 def test_openapi_describes_the_chat_request() -> None:
