@@ -20,4 +20,11 @@ inline size_t HeapBytes() {
 #endif
 }
 
+// Gives back to the system what malloc holds of freed memory.
+inline void TrimHeap() {
+#if defined(__GLIBC__)
+  malloc_trim(0);
+#endif
+}
+
 }  // namespace mlc_server

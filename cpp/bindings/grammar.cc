@@ -68,6 +68,8 @@ void RegisterGrammar(py::module_& module) {
            "CoreError invalid_value says what is wrong with the source.");
   module.def("heap_bytes", &HeapBytes,
              "Bytes that the process has from malloc; 0 where the C library does not tell.");
+  module.def("trim_heap", &TrimHeap, release_gil,
+             "Gives back to the system what malloc holds of freed memory.");
 }
 
 }  // namespace mlc_server::bindings

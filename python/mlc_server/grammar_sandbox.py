@@ -170,4 +170,5 @@ def main() -> None:
         setup["library"], vocabulary, setup["eos_token_ids"], setup["vocab_size"]
     )
     del vocabulary
+    _core.trim_heap()
     Sandbox(control, compiler, Limits(**setup["limits"])).serve()

@@ -13,7 +13,7 @@ import tvm
 from tvm import relax
 
 from mlc_server.build.manifest import Manifest
-from mlc_server.build.tensor_cache import TensorReader
+from mlc_server.build.tensor_files import TensorReader
 
 SPLIT = 256
 

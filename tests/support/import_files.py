@@ -15,7 +15,7 @@ from gguf.quants import quantize
 from safetensors import TensorSpec, serialize_file
 
 from mlc_server.build.manifest import ModelConfig
-from mlc_server.build.tensor_cache import to_bf16_bits
+from mlc_server.build.tensor_files import to_bf16_bits
 from support.tiny_model import CHAT_TEMPLATE, write_tiny_tokenizer
 
 Floats = npt.NDArray[np.float32]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from mlc_server.build.manifest import Manifest, ModelConfig, scheme_parts
 from mlc_server.build.quantize.schemes import dequantize_matrix
-from mlc_server.build.tensor_cache import TensorReader
+from mlc_server.build.tensor_files import TensorReader
 
 Floats = npt.NDArray[np.float32]
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from mlc_server.build.manifest import CHAT_CONFIG, ModelConfig
 from mlc_server.build.quantize.schemes import quantize_matrix
-from mlc_server.build.tensor_cache import BF16_ON_DISK, RAW, TensorCacheWriter
+from mlc_server.build.tensor_cache import BF16_ON_DISK, RAW
+from mlc_server.build.tensor_files import TensorCacheWriter
 
 # MLC quantization name -> (scheme, scheme of embeddings, dtype of scales and vectors)
 MLC_QUANTIZATIONS: dict[str, tuple[str, str, type[np.floating[Any]]]] = {

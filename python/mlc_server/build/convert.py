@@ -22,7 +22,8 @@ from mlc_server.build.imported import ImportedModel
 from mlc_server.build.progress import ProgressCallback, no_progress
 from mlc_server.build.quantize.recipes import RECIPES, Recipe
 from mlc_server.build.quantize.schemes import Parts, quantize_matrix, to_dtype
-from mlc_server.build.tensor_cache import CACHE_NAMES, RAW, TensorCacheWriter
+from mlc_server.build.tensor_cache import CACHE_NAMES, RAW
+from mlc_server.build.tensor_files import TensorCacheWriter
 from mlc_server.build.weights import WeightSource
 from mlc_server.errors import FormatError
 

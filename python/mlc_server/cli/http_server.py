@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import uvicorn
 
-from mlc_server import limits
+from mlc_server import _core, limits
 from mlc_server.api.app import create_app
 from mlc_server.api.http_protocol import BoundedHttpProtocol
 from mlc_server.api.service import Phase, Service
@@ -121,9 +121,11 @@ class ServerHost:
         with phases.phase("warm up") as phase:
             self._running = await loaded.start()
             phase.note = await self._running.warm_up()
-            # Everything made so far lives as long as the process: never scan it again.
+            # Everything made so far lives as long as the process: never scan it again. What loading
+            # took besides is given back.
             gc.collect()
             gc.freeze()
+            _core.trim_heap()
         if self.service.phase is not Phase.LOADING:
             return
         self.service.set_ready(self._running.model)

@@ -17,12 +17,8 @@ from mlc_server.build.gguf_import import open_gguf
 from mlc_server.build.hf_import import open_hf
 from mlc_server.build.imported import ImportedModel
 from mlc_server.build.manifest import load_manifest
-from mlc_server.build.tensor_cache import (
-    BF16_ON_DISK,
-    TensorCacheWriter,
-    TensorReader,
-    read_tensor_cache,
-)
+from mlc_server.build.tensor_cache import BF16_ON_DISK, read_tensor_cache
+from mlc_server.build.tensor_files import TensorCacheWriter, TensorReader
 from mlc_server.cli.main import main
 from mlc_server.errors import FormatError
 from mlc_server.text.mlc_template import MlcTemplate

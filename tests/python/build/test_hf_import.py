@@ -16,7 +16,7 @@ from mlc_server.build.hf_import import open_hf
 from mlc_server.build.manifest import load_manifest
 from mlc_server.build.quantize.recipes import RECIPES
 from mlc_server.build.quantize.schemes import dequantize_matrix, quantize_matrix
-from mlc_server.build.tensor_cache import to_bf16_bits
+from mlc_server.build.tensor_files import to_bf16_bits
 from mlc_server.errors import FormatError
 from support.import_files import hf_config, random_weights, write_hf_folder, write_safetensors
 from support.reference_llama import ReferenceLlama, load_dequantized

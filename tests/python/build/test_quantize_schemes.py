@@ -23,7 +23,7 @@ from mlc_server.build.quantize.ggml import (
 )
 from mlc_server.build.quantize.packing import pack_nibbles, unpack_nibbles
 from mlc_server.build.quantize.schemes import dequantize_matrix, quantize_matrix
-from mlc_server.build.tensor_cache import to_bf16_bits
+from mlc_server.build.tensor_files import to_bf16_bits
 
 Floats = npt.NDArray[np.float32]
 
