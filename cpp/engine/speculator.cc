@@ -6,13 +6,19 @@ namespace mlc_server {
 namespace {
 
 // Tokens. The first guesses have the benefit of the doubt; later ones live on what they earned.
-constexpr double kInitialCredit = 0.5;
-constexpr double kMaxCredit = 3;
-constexpr double kEarnedByWaiting = 1.0 / 96;
+constexpr double kInitialCredit = 0.9;
+constexpr double kMaxCredit = 8;
+// Of the credit, on more than one guess at once: so that there is another try.
+constexpr double kMostAtOnce = 0.5;
+constexpr double kEarnedByWaiting = 1.0 / 128;
 // Guesses after fewer equal tokens than the first of these are of the first kind, and so on.
 constexpr std::array<int32_t, 2> kMatchesOfKinds = {4, 8};
-constexpr std::array<double, 3> kRightAtFirst = {0.5, 0.65, 0.8};
+constexpr std::array<double, 3> kRightAtFirst = {0.75, 0.85, 0.92};
 constexpr double kNewest = 0.125;
+// Tokens for the time of one, at least, for guesses to be worth it. Otherwise one is tried now and
+// then, and while such tries succeed.
+constexpr double kLeastRate = 1.03;
+constexpr int32_t kStepsBetweenTries = 32;
 
 size_t KindOf(int32_t num_matching) {
   return static_cast<size_t>(
@@ -41,11 +47,11 @@ void Speculator::Propose(const std::vector<int32_t>& tokens, int32_t most, int32
   }
 }
 
-// One guess is tried whatever it promises, since there is credit for it.
 int32_t Speculator::BestCount(double probability, int32_t most, int32_t rows,
                               const StepCosts& costs) const {
-  int32_t best = 1;
-  double best_rate = 0;
+  const bool tries = latest_was_right_ || num_steps_without_ >= kStepsBetweenTries;
+  int32_t best = tries ? 1 : 0;
+  double best_rate = kLeastRate;
   double tokens = rows;
   double chance = 1;
   for (int32_t count = 1; count <= most; ++count) {
@@ -53,10 +59,10 @@ int32_t Speculator::BestCount(double probability, int32_t most, int32_t rows,
     tokens += chance;
     const double cost = costs.CostOfMore(rows, count);
     const double rate = tokens / (rows + cost);
-    if (cost > credit_) {
+    if (count > 1 && cost > kMostAtOnce * credit_) {
       break;
     }
-    if (rate > best_rate) {
+    if (rate >= best_rate) {
       best = count;
       best_rate = rate;
     }
@@ -67,8 +73,11 @@ int32_t Speculator::BestCount(double probability, int32_t most, int32_t rows,
 void Speculator::NoteStep(int32_t num_drafts, int32_t num_accepted, double draft_cost) {
   if (num_drafts == 0) {
     credit_ = std::min(credit_ + kEarnedByWaiting, kMaxCredit);
+    ++num_steps_without_;
     return;
   }
+  num_steps_without_ = 0;
+  latest_was_right_ = num_accepted == num_drafts;
   credit_ = std::clamp(credit_ + num_accepted - draft_cost * num_drafts, -kMaxCredit, kMaxCredit);
   double& right = right_[latest_kind_];
   for (int32_t draft = 0; draft < std::min(num_accepted + 1, num_drafts); ++draft) {

@@ -30,14 +30,16 @@ class Speculator {
   void NoteStep(int32_t num_drafts, int32_t num_accepted, double draft_cost);
 
  private:
-  // How many guesses pay, of up to `most`, if each is right with `probability`.
+  // How many guesses pay, of up to `most`, if each is right with `probability`; perhaps none.
   int32_t BestCount(double probability, int32_t most, int32_t rows, const StepCosts& costs) const;
 
   NgramProposer proposer_;
   double credit_;
   // How often guesses were right lately, by how many tokens before them were the same.
   std::array<double, 3> right_;
-  size_t latest_kind_ = 0;  // of the guesses proposed last
+  size_t latest_kind_ = 0;        // of the guesses proposed last
+  bool latest_was_right_ = true;  // all of the guesses checked last were
+  int32_t num_steps_without_ = 0;
 };
 
 }  // namespace mlc_server

@@ -74,6 +74,8 @@ def load_model(settings: ServerSettings, phases: Phases) -> LoadedModel:
         step_ns=int(os.environ.get("FAKE_STEP_NS", "0")),
         throw_at_step=int(os.environ.get("FAKE_THROW_AT_STEP", "-1")),
     )
+    grammars = fake_grammars()
+    grammars.warm_up()
     return LoadedModel(
         core=core,
         prompts=byte_prompts(),
@@ -84,7 +86,7 @@ def load_model(settings: ServerSettings, phases: Phases) -> LoadedModel:
         id="fake",
         names=model_names("fake"),
         system_fingerprint="fp_fake",
-        grammars=fake_grammars(),
+        grammars=grammars,
     )
 
 

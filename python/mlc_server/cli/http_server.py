@@ -132,7 +132,6 @@ class ServerHost:
         for line in self._running.ready_lines(self._url, needs_key=bool(self._settings.api_keys)):
             say(line)
         say(f"ready in {phases.total_s:.1f} s, listening on {self._url}")
-        self._running.engine.warm_up_grammars()
 
     async def _watch_engine(self) -> None:
         """Ends the process after the engine has died, so that a supervisor starts another."""

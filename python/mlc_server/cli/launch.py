@@ -162,9 +162,14 @@ def load_model(settings: ServerSettings, phases: Phases) -> LoadedModel:
                 chat_template=settings.chat_template,
                 tool_format=settings.tool_call_parser,
             )
+            vocab_size = manifest.model.vocab_size
             texts, special = token_bytes(
-                folder / "tokenizer.json", manifest.model.vocab_size, visible=VISIBLE_TOKENS
+                folder / "tokenizer.json", vocab_size, visible=VISIBLE_TOKENS
             )
+            vocabulary = _core.Vocabulary(texts, special)
+            grammars = GrammarCompiler(vocabulary, _eos_token_ids(prompts, vocab_size), vocab_size)
+            # While the weights load, so that the first requests have the cores to themselves.
+            grammars.warm_up()
             phase.note = str(folder)
         with phases.phase("model library") as phase:
             library, phase.note = _find_library(manifest, settings, cache_dir)
@@ -174,7 +179,6 @@ def load_model(settings: ServerSettings, phases: Phases) -> LoadedModel:
             phase.note = f"{show_bytes(runner.info.weight_bytes)}, {threads} threads"
     with phases.phase("KV cache") as phase:
         kv = _plan_kv(settings, manifest, runner.info)
-        vocabulary = _core.Vocabulary(texts, special)
         core = _make_engine(settings, runner, prompts, vocabulary, kv)
         phase.note = kv.describe()
     own_name = DEFAULT_MODEL_ID if settings.model is None else folder.name
@@ -192,9 +196,7 @@ def load_model(settings: ServerSettings, phases: Phases) -> LoadedModel:
         names=model_names(model_id, *given),
         aliases=aliases,
         system_fingerprint=_fingerprint(library, runner.metadata_json),
-        grammars=GrammarCompiler(
-            vocabulary, _eos_token_ids(prompts, runner.info.vocab_size), runner.info.vocab_size
-        ),
+        grammars=grammars,
         tool_call_style=settings.tool_call_style,
     )
 

@@ -98,11 +98,6 @@ class AsyncEngine:
 
     # Requests
 
-    def warm_up_grammars(self) -> None:
-        """Spares the first request with a grammar what it would wait for; returns at once."""
-        if self._grammars is not None:
-            self._grammars.warm_up()
-
     async def prepare(self, request: GenerationRequest) -> GenerationRequest:
         """`request` as submit() takes it, that is, with its grammar compiled.
 

@@ -94,7 +94,8 @@ class GrammarCompiler:
         return outcome
 
     def warm_up(self) -> None:
-        """Makes ready, in the background, what the first grammar would have to wait for."""
+        """Makes ready, in the background, what the first grammar would have to wait for. From any
+        thread."""
 
         def work() -> None:
             try:

@@ -62,7 +62,7 @@ def test_start_answer_and_graceful_end() -> None:
     assert "Traceback" not in server.output
 
 
-def test_grammars_are_made_ready_once_the_server_is_and_outlive_their_process() -> None:
+def test_grammars_are_made_ready_while_the_server_starts_and_outlive_their_process() -> None:
     with process("--port", "0") as server:
         url = server.wait_for(READY)
         host = psutil.Process(server.popen.pid)
