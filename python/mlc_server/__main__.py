@@ -1,7 +1,5 @@
 """`python -m mlc_server`: the command line."""
 
-import sys
+from mlc_server.cli.main import run
 
-from mlc_server.cli.main import main
-
-sys.exit(main())
+run()

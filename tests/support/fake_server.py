@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from mlc_server import _core
 from mlc_server.api.service import model_names
 from mlc_server.cli import http_server
 from mlc_server.cli.launch import LoadedModel
-from mlc_server.cli.main import main
+from mlc_server.cli.main import run
 from mlc_server.cli.memory import KvPlan
 from mlc_server.cli.phases import Phases
 from mlc_server.engine import GrammarCompiler
@@ -66,6 +65,8 @@ def fake_core(**runner_options: Any) -> _core.Engine:
 
 def load_model(settings: ServerSettings, phases: Phases) -> LoadedModel:
     """Stands in for cli.launch.load_model."""
+    grammars = fake_grammars()
+    grammars.warm_up()  # still at it when loading fails, as the real one may be
     with phases.phase("fake model"):
         time.sleep(float(os.environ.get("FAKE_LOAD_S", "0")))
         if os.environ.get("FAKE_LOAD_FAILS"):
@@ -74,8 +75,6 @@ def load_model(settings: ServerSettings, phases: Phases) -> LoadedModel:
         step_ns=int(os.environ.get("FAKE_STEP_NS", "0")),
         throw_at_step=int(os.environ.get("FAKE_THROW_AT_STEP", "-1")),
     )
-    grammars = fake_grammars()
-    grammars.warm_up()
     return LoadedModel(
         core=core,
         prompts=byte_prompts(),
@@ -92,4 +91,4 @@ def load_model(settings: ServerSettings, phases: Phases) -> LoadedModel:
 
 if __name__ == "__main__":
     http_server.load_model = load_model
-    sys.exit(main())
+    run()

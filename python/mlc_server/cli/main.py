@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
+import os
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from types import ModuleType
+from typing import NoReturn
 
 from mlc_server import __version__
 from mlc_server.cli.arguments import Parser
@@ -44,6 +48,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+
+
+def run() -> NoReturn:
+    """main() as a process, which ends with it."""
+    code = main()
+    # Threads that load a model or make ready for grammars cannot be interrupted, and run without
+    # the interpreter's lock: it must not be taken down under them.
+    if any(thread.daemon for thread in threading.enumerate()):
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _run(arguments: list[str]) -> int:

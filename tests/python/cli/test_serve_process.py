@@ -178,8 +178,10 @@ def test_a_dead_engine_ends_the_process() -> None:
         assert server.end() == 3
 
 
-def test_a_model_that_does_not_load_is_three_lines() -> None:
-    with process("--port", "0", FAKE_LOAD_FAILS="1") as server:
+@pytest.mark.parametrize("load_s", ["0", "0.03", "0.1", "0.2", "0.3"])
+def test_a_model_that_does_not_load_is_three_lines(load_s: str) -> None:
+    """Wherever the thread that makes ready for grammars is by then."""
+    with process("--port", "0", FAKE_LOAD_FAILS="1", FAKE_LOAD_S=load_s) as server:
         assert server.end() == 2
     assert [line for line in server.lines if not line.startswith("  ")] == [
         "error: the model is broken\n",
