@@ -1,8 +1,11 @@
 #pragma once
 
-#include <malloc.h>
-
 #include <cstddef>
+#include <cstdlib>
+
+#if defined(__GLIBC__)  // other systems have no such header
+#include <malloc.h>
+#endif
 
 namespace mlc_server {
 

@@ -16,7 +16,7 @@ namespace mlc_server {
 // How far it goes is what promises most tokens for the time: from how often such guesses were right
 // before, and from what rows cost on this machine. It is paid for with credit, in tokens: checking
 // costs what its rows cost, each guess that was right earns one, and each step without guesses a
-// little, for a try now and then. So a text that never repeats loses about 1 % at most.
+// little, for a try now and then. So a text that never repeats loses a token and 1 % at most.
 class Speculator {
  public:
   explicit Speculator(const EngineConfig& config);

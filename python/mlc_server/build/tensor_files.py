@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -146,12 +146,3 @@ class TensorCacheWriter:
         self._records = []
         self._offset = 0
         self._md5 = hashlib.md5(usedforsecurity=False)
-
-
-def iterate_tensors(
-    folder: Path, tensors: Mapping[str, TensorRecord]
-) -> Iterator[tuple[str, AnyArray]]:
-    """(name, array) of every tensor, in name order."""
-    reader = TensorReader(folder, tensors)
-    for name in sorted(tensors):
-        yield name, reader.read(name)

@@ -20,8 +20,7 @@ from mlc_server.text.tools.argument_rules import (
 from mlc_server.text.tools.functions import Function, argument_schema
 from mlc_server.text.tools.grammar import auto_grammar, formatted_grammar, required_grammar
 from support.fake_server import fake_grammars
-
-llguidance = pytest.importorskip("llguidance")
+from support.grammar_texts import allows
 
 # As of a large set of real tools: names of their own, descriptions, a few kinds of values.
 VALUES: list[dict[str, Any]] = [
@@ -45,16 +44,6 @@ def functions(count: int, arguments: int, required: int) -> list[Function]:
         )
         for i, own in enumerate(names)
     ]
-
-
-def allows(grammar: str, text: str) -> bool:
-    matcher = llguidance.LLMatcher(llguidance.LLTokenizer("byte"), grammar)
-    assert not matcher.is_error(), matcher.get_error()
-    tokens = list(text.encode())
-    if matcher.validate_tokens(tokens) < len(tokens):
-        return False
-    matcher.consume_tokens(tokens)
-    return bool(matcher.is_accepting())
 
 
 @pytest.mark.parametrize("required", ["", "a", "b", "d", "ac", "bd", "abcd"])

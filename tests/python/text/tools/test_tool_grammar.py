@@ -17,6 +17,7 @@ from mlc_server.text.tools.grammar import (
     marked_format,
     required_grammar,
 )
+from support.grammar_texts import allows
 
 llguidance = pytest.importorskip("llguidance")
 
@@ -42,18 +43,6 @@ TWO = {
     "llama3_json": '{"name": "clock", "parameters": {}}; {"name": "clock", "parameters": {}}',
 }
 FORMATS = tuple(MAKE)
-
-
-def allows(grammar: str | None, text: str) -> bool:
-    """Whether `text` can be written and the answer can end there."""
-    assert grammar is not None
-    matcher = llguidance.LLMatcher(llguidance.LLTokenizer("byte"), grammar)
-    assert not matcher.is_error(), matcher.get_error()
-    tokens = list(text.encode())
-    if matcher.validate_tokens(tokens) < len(tokens):
-        return False
-    matcher.consume_tokens(tokens)
-    return bool(matcher.is_accepting())
 
 
 def test_calls_beside_json_answers_begin_with_a_marker() -> None:
