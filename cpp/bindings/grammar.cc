@@ -34,7 +34,7 @@ GrammarKind KindOf(const std::string& name) {
 std::unique_ptr<GrammarCompiler> MakeCompiler(const std::string& library_path,
                                               const Vocabulary& vocabulary,
                                               const std::vector<int32_t>& eos_token_ids,
-                                              int32_t vocab_size) {
+                                              int32_t vocab_size, bool for_trial) {
   std::vector<std::string> token_bytes;
   std::vector<bool> is_special;
   for (int32_t id = 0; id < vocabulary.size(); ++id) {
@@ -42,7 +42,8 @@ std::unique_ptr<GrammarCompiler> MakeCompiler(const std::string& library_path,
     is_special.push_back(vocabulary.IsSpecial(id));
   }
   return ValueOrThrow(
-      GrammarCompiler::Create(library_path, token_bytes, is_special, eos_token_ids, vocab_size));
+      GrammarCompiler::Create(library_path, token_bytes, is_special, eos_token_ids, vocab_size,
+                              for_trial ? GrammarPurpose::kTrial : GrammarPurpose::kMasks));
 }
 
 std::shared_ptr<Grammar> Compile(const GrammarCompiler& compiler, const std::string& kind,
@@ -60,8 +61,9 @@ void RegisterGrammar(py::module_& module) {
   py::class_<GrammarCompiler>(module, "GrammarCompiler",
                               "Compiles grammars for one vocabulary; for any thread.")
       .def(py::init(&MakeCompiler), release_gil, py::arg("library_path"), py::arg("vocabulary"),
-           py::arg("eos_token_ids"), py::arg("vocab_size"),
-           "library_path: the shared object of the package llguidance.\n"
+           py::arg("eos_token_ids"), py::arg("vocab_size"), py::arg("for_trial") = false,
+           "library_path: the shared object of the package llguidance. for_trial: less memory,\n"
+           "slower masks.\n\n"
            "CoreError: not_found, incompatible, invalid_value.")
       .def("compile", &Compile, release_gil, py::arg("kind"), py::arg("source"),
            "kind: 'json_schema', 'regex' or 'lark'. The GIL is free meanwhile.\n\n"

@@ -45,8 +45,10 @@ Result<TvmLibrary> OpenTvmLibrary(const std::string& path) {
     const ffi::Module executable = ffi::Module::LoadFromFile(path);
     const auto machine = Find(executable, "vm_load_executable")().cast<ffi::Module>();
     Find(machine, "vm_initialization")(static_cast<int32_t>(kDLCPU), 0, kPooledAllocator);
-    const auto metadata = Find(machine, "metadata")().cast<ffi::String>();
-    return TvmLibrary{path, executable, machine, Find(machine, "forward"), std::string(metadata)};
+    const ffi::Function metadata = Find(machine, "metadata");
+    std::string metadata_json(metadata().cast<ffi::String>());
+    return TvmLibrary{
+        path, executable, machine, Find(machine, "forward"), metadata, std::move(metadata_json)};
   } catch (const ffi::Error& error) {
     return Unusable(path, error.message());
   } catch (const std::exception& error) {  // what a damaged file makes of the loader

@@ -17,6 +17,7 @@ struct TvmLibrary {
   tvm::ffi::Module executable;       // holds the pack functions
   tvm::ffi::Module virtual_machine;  // holds the state of running forward
   tvm::ffi::Function forward;
+  tvm::ffi::Function metadata;  // no arguments; returns metadata_json
   std::string metadata_json;
 };
 

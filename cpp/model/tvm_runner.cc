@@ -106,6 +106,8 @@ struct TvmRunner::Impl {
     plan_limits.max_items = metadata.max_attention_items;
   }
 
+  // Frees the last step's logits, whose memory serves the next one's.
+  void DropOutput();
   // Calls forward on the filled tables; the logits stay in `output`.
   void Call();
   LogitsView View(int32_t rows) const;
@@ -198,6 +200,11 @@ Status TvmRunner::AllocateKv(int32_t num_pages) {
   return std::nullopt;
 }
 
+void TvmRunner::Impl::DropOutput() {
+  output = nullptr;
+  library.metadata();  // the virtual machine too keeps what was last returned
+}
+
 void TvmRunner::Impl::Call() {
   const std::array<ffi::AnyView, kNumArguments> arguments = {tables.token_ids.tensor(),
                                                              tables.positions.tensor(),
@@ -240,7 +247,7 @@ LogitsView TvmRunner::Run(const ModelInput& input) {
   const size_t num_sequences = input.query_offsets.size() - 1;
   MLC_CHECK(num_sequences <= static_cast<size_t>(self.metadata.max_sequences))
       << num_sequences << " sequences, the library takes " << self.metadata.max_sequences;
-  self.output = nullptr;  // its memory serves this step
+  self.DropOutput();
   PlanAttention(input, self.plan_limits, &self.plan);
   self.tables.Fill(input, self.plan);
   self.Call();

@@ -16,6 +16,12 @@ constexpr char kSpecialMarker = '\xFF';
 constexpr size_t kMaxLexerStates = 8000;
 // Four for each of 512 optional properties, and then some.
 constexpr size_t kMaxItemsInRow = 4000;
+// Tokens that a mask takes as one where a grammar allows every text of that kind: characters of a
+// JSON string, of a bounded one while it has so much room. Each costs memory like the vocabulary.
+// llguidance has four by default; these two are as fast on strings of any bound.
+constexpr std::array<const char*, 3> kMaskSlices = {R"([^"\\\x00-\x1F\x7F]{1,16})",
+                                                    R"([^"\\\x00-\x1F\x7F]+)", nullptr};
+constexpr std::array<const char*, 1> kNoSlices = {nullptr};
 // What llguidance puts after its messages in place of its inner state.
 constexpr char kNoDetails[] = "\n<non-verbose/>";
 constexpr size_t kMaxErrorBytes = 512;
@@ -160,7 +166,7 @@ TokenTable MakeTable(const std::vector<std::string>& token_bytes,
 Result<std::unique_ptr<GrammarCompiler>> GrammarCompiler::Create(
     const std::string& library_path, const std::vector<std::string>& token_bytes,
     const std::vector<bool>& is_special, const std::vector<int32_t>& eos_token_ids,
-    int32_t vocab_size) {
+    int32_t vocab_size, GrammarPurpose purpose) {
   MLC_CHECK(token_bytes.size() == is_special.size());
   Result<std::shared_ptr<const LlguidanceApi>> loaded = LlguidanceApi::Load(library_path);
   if (!loaded.ok()) {
@@ -183,6 +189,7 @@ Result<std::unique_ptr<GrammarCompiler>> GrammarCompiler::Create(
   init.token_lengths = table.lengths.data();
   init.token_bytes = reinterpret_cast<const uint8_t*>(table.bytes.data());
   init.use_approximate_greedy_tokenize = true;
+  init.slices = purpose == GrammarPurpose::kMasks ? kMaskSlices.data() : kNoSlices.data();
   if (eos.size() > 1) {
     init.more_eos_tokens = eos.data() + 1;
     init.num_more_eos_tokens = static_cast<uint32_t>(eos.size() - 1);

@@ -18,6 +18,12 @@ enum class GrammarKind {
   kLark,   // llguidance's dialect
 };
 
+// What compiled grammars are for.
+enum class GrammarPurpose {
+  kMasks,  // to follow outputs by
+  kTrial,  // to see whether they compile: a third of the memory, masks of free text take 10x as long
+};
+
 // Compiles grammars for one vocabulary, through llguidance. Compile() is for any thread.
 //
 // Masks allow every tokenisation of a permitted text, also where the grammar forces the text: the
@@ -30,7 +36,7 @@ class GrammarCompiler {
   static Result<std::unique_ptr<GrammarCompiler>> Create(
       const std::string& library_path, const std::vector<std::string>& token_bytes,
       const std::vector<bool>& is_special, const std::vector<int32_t>& eos_token_ids,
-      int32_t vocab_size);
+      int32_t vocab_size, GrammarPurpose purpose = GrammarPurpose::kMasks);
 
   // Bounded by llguidance's limits, except for patterns of its own making that grow without bound
   // (multiples of large numbers, tens of thousands of options): callers bound what they pass on.

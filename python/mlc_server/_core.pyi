@@ -126,6 +126,7 @@ class GrammarCompiler:
         vocabulary: Vocabulary,
         eos_token_ids: Sequence[int],
         vocab_size: int,
+        for_trial: bool = False,
     ) -> None: ...
     def compile(self, kind: Literal["json_schema", "regex", "lark"], source: str) -> Grammar: ...
 

@@ -167,7 +167,11 @@ def main() -> None:
     setup: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
     vocabulary = _core.Vocabulary.parse(sys.stdin.buffer.read())
     compiler = _core.GrammarCompiler(
-        setup["library"], vocabulary, setup["eos_token_ids"], setup["vocab_size"]
+        setup["library"],
+        vocabulary,
+        setup["eos_token_ids"],
+        setup["vocab_size"],
+        for_trial=True,
     )
     del vocabulary
     _core.trim_heap()

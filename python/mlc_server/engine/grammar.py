@@ -165,6 +165,7 @@ class GrammarCompiler:
                 probe.start()
                 os.nice(nice)  # of this thread only; not before, because processes inherit it
                 self._tools = _Tools(_core.GrammarCompiler(str(library), *vocabulary), probe)
+                _core.trim_heap()  # making it took as much again
             self._tools.probe.start()
             return self._tools
 

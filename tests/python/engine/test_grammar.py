@@ -322,3 +322,23 @@ def test_the_core_names_what_it_does_not_take() -> None:
         compiler.compile("regex", "a\0b")
     # Larger logits than the vocabulary: what stands for nothing is never allowed.
     _core.GrammarCompiler(library, vocabulary, [], 4096).compile("regex", ".*")
+
+
+@pytest.mark.skipif(_core.heap_bytes() == 0, reason="the C library does not tell")
+def test_a_compiler_for_trials_is_small_and_judges_alike() -> None:
+    library = str(grammar_module.llguidance_library())
+    texts = [bytes([byte]) for byte in range(255)]
+    texts += [f"{number}".encode() for number in range(10, 20_000)]
+    vocabulary = _core.Vocabulary(texts, [False] * len(texts))
+    sizes, compilers = [], []
+    for for_trial in (False, True):
+        before = _core.heap_bytes()
+        compilers.append(
+            _core.GrammarCompiler(library, vocabulary, [0], len(texts), for_trial=for_trial)
+        )
+        sizes.append(_core.heap_bytes() - before)
+    assert sizes[1] < sizes[0] / 2, sizes
+    for compiler in compilers:
+        compiler.compile("json_schema", '{"type": "string", "maxLength": 20}')
+        with pytest.raises(_core.CoreError, match="unclosed"):
+            compiler.compile("regex", "(")
