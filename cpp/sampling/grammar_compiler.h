@@ -21,7 +21,7 @@ enum class GrammarKind {
 // What compiled grammars are for.
 enum class GrammarPurpose {
   kMasks,  // to follow outputs by
-  kTrial,  // to see whether they compile: a third of the memory, masks of free text take 10x as long
+  kTrial,  // to see whether they compile: a third of the memory, masks may take 10x as long
 };
 
 // Compiles grammars for one vocabulary, through llguidance. Compile() is for any thread.

@@ -15,8 +15,8 @@ class Vocabulary {
  public:
   // `token_bytes[id]` are the raw bytes (a token may be part of a UTF-8 character);
   // `is_special[id]` marks control tokens, which are left out of generated text.
-  Vocabulary(std::vector<std::string> token_bytes, std::vector<bool> is_special);
-  int32_t size() const { return static_cast<int32_t>(token_bytes_.size()); }
+  Vocabulary(const std::vector<std::string>& token_bytes, std::vector<bool> is_special);
+  int32_t size() const { return static_cast<int32_t>(ends_.size()); }
   // Ids beyond the vocabulary (padded logits) stand for nothing.
   std::string_view Bytes(int32_t token_id) const;
   bool IsSpecial(int32_t token_id) const;
@@ -27,7 +27,11 @@ class Vocabulary {
   static Result<Vocabulary> Parse(std::string_view serialized);
 
  private:
-  std::vector<std::string> token_bytes_;
+  Vocabulary() = default;
+  void Append(std::string_view token);
+
+  std::string bytes_;           // of all tokens, one after the other
+  std::vector<uint32_t> ends_;  // [id], where in bytes_ it ends
   std::vector<bool> is_special_;
 };
 

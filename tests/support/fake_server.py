@@ -14,11 +14,12 @@ from typing import Any
 
 from mlc_server import _core
 from mlc_server.api.service import model_names
-from mlc_server.cli import http_server
+from mlc_server.cli import loading
 from mlc_server.cli.launch import LoadedModel
 from mlc_server.cli.main import run
 from mlc_server.cli.memory import KvPlan
 from mlc_server.cli.phases import Phases
+from mlc_server.cli.warm_up import warm_up
 from mlc_server.engine import GrammarCompiler
 from mlc_server.engine.grammar import llguidance_library
 from mlc_server.engine.grammar_probe import GrammarProbe
@@ -75,13 +76,15 @@ def load_model(settings: ServerSettings, phases: Phases) -> LoadedModel:
         step_ns=int(os.environ.get("FAKE_STEP_NS", "0")),
         throw_at_step=int(os.environ.get("FAKE_THROW_AT_STEP", "-1")),
     )
+    prompts = byte_prompts()
+    with phases.phase("warm up") as phase:
+        phase.note = warm_up(core, prompts, settings.max_queue_size)
     return LoadedModel(
         core=core,
-        prompts=byte_prompts(),
+        prompts=prompts,
         token_bytes=TOKEN_BYTES,
         hidden_ids=frozenset([EOS_ID]),
         kv=KvPlan(NUM_PAGES, PAGE_SIZE, 1024, 4096),
-        max_queue_size=settings.max_queue_size,
         id="fake",
         names=model_names("fake"),
         system_fingerprint="fp_fake",
@@ -90,5 +93,5 @@ def load_model(settings: ServerSettings, phases: Phases) -> LoadedModel:
 
 
 if __name__ == "__main__":
-    http_server.load_model = load_model
+    loading.load_model = load_model
     run()

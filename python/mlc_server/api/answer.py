@@ -12,7 +12,7 @@ from starlette.types import Receive
 from mlc_server.api.generation import Generation
 from mlc_server.api.request_log import RequestLog
 from mlc_server.api.tools import ToolUse
-from mlc_server.engine import Delta, TokenLogprob
+from mlc_server.engine import Delta, TokenBytes, TokenLogprob
 from mlc_server.errors import GenerationFailed
 from mlc_server.protocol.responses import Logprob, ResponseHead, Usage
 
@@ -28,7 +28,7 @@ class Answer:
     generation: Generation
     num_choices: int
     prompt_tokens: int
-    token_bytes: Sequence[bytes]
+    token_bytes: TokenBytes
     log: RequestLog
     # How the request may call tools; None if it may not.
     tools: ToolUse | None = None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import posixpath
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
 from mlc_server.api.generation import Generation
-from mlc_server.engine import Delta, EngineStats, EventSink, GenerationRequest
+from mlc_server.engine import Delta, EngineStats, EventSink, GenerationRequest, TokenBytes
 from mlc_server.errors import ModelNotFound, RequestError, Unavailable
 from mlc_server.protocol.excerpt import show
 from mlc_server.settings import ToolCallStyle
@@ -51,7 +51,7 @@ class ServedModel:
     context_window_size: int
     system_fingerprint: str
     prompts: PromptBuilder
-    token_bytes: Sequence[bytes]
+    token_bytes: TokenBytes
     engine: EnginePort
     # Tokens that are never shown in a text, as those that end it.
     hidden_ids: frozenset[int] = frozenset()

@@ -1,7 +1,7 @@
 """Runs the HTTP server around a model that loads meanwhile, and ends it gracefully.
 
-The port answers from the start (503 until the model is ready). The model loads on a thread of its
-own; everything else lives on the event loop of the main thread.
+The port answers before the model is ready (503). The model loads on a thread of its own; everything
+else lives on the event loop of the main thread.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import os
 import signal
 import socket
 import sys
-import threading
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Coroutine, Generator
 from typing import Any, TypeVar
+
+# Before pydantic is imported: to find plugins it reads what every installed package says of itself.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 import uvicorn
 
@@ -25,9 +27,8 @@ from mlc_server.api.app import create_app
 from mlc_server.api.http_protocol import BoundedHttpProtocol
 from mlc_server.api.service import Phase, Service
 from mlc_server.cli.common import say
-from mlc_server.cli.launch import RunningModel, load_model
-from mlc_server.cli.main import STARTED_S
-from mlc_server.cli.phases import Phases
+from mlc_server.cli.launch import RunningModel
+from mlc_server.cli.loading import Loading
 from mlc_server.cli.ports import url_of
 from mlc_server.errors import Unavailable
 from mlc_server.settings import ServerSettings
@@ -36,19 +37,19 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _HEALTH_POLL_S = 0.5
+_GC_THRESHOLDS = (700, 10, 10)  # Python's own; `serve` starts with others
 # After the engine has died, clients get this long to read their errors.
 _DEAD_GRACE_S = 2.0
 EXIT_ENGINE_DEAD = 3
 
 
-def serve_forever(settings: ServerSettings, sock: socket.socket) -> int:
+def serve_forever(settings: ServerSettings, sock: socket.socket, loading: Loading) -> int:
     """Serves on `sock` until a signal or a dead engine; returns the exit code.
 
     Raises UserError if the model cannot be loaded.
     """
-    host = ServerHost(settings, sock)
-    code = _run_on_new_loop(host.run())
-    if host.loading or code == EXIT_ENGINE_DEAD:
+    code = _run_on_new_loop(ServerHost(settings, sock, loading).run())
+    if loading.is_running or code == EXIT_ENGINE_DEAD:
         # The loader cannot be interrupted, nor can a hung engine be joined; both run without the
         # interpreter's lock, so it must not be taken down under them.
         sys.stdout.flush()
@@ -60,8 +61,9 @@ def serve_forever(settings: ServerSettings, sock: socket.socket) -> int:
 class ServerHost:
     """One server: its sockets, its model and its end."""
 
-    def __init__(self, settings: ServerSettings, sock: socket.socket) -> None:
+    def __init__(self, settings: ServerSettings, sock: socket.socket, loading: Loading) -> None:
         self._settings = settings
+        self._loading = loading
         self._socket = sock
         self._url = url_of(sock)
         self.service = Service(allow_any_model=settings.allow_any_model)
@@ -81,12 +83,6 @@ class ServerHost:
         )
         self._running: RunningModel | None = None
         self._exit_code = 0
-        self._loader: threading.Thread | None = None
-
-    @property
-    def loading(self) -> bool:
-        """Whether the loader's thread is still at work."""
-        return self._loader is not None and self._loader.is_alive()
 
     async def run(self) -> int:
         """Serves until the end; returns the exit code."""
@@ -113,18 +109,14 @@ class ServerHost:
     # Start
 
     async def _start(self) -> None:
-        phases = Phases(STARTED_S)
-        with phases.phase("imports"):
-            pass  # done by now; the line says what they took
-        self._loader, future = _on_thread(lambda: load_model(self._settings, phases))
-        loaded = await future
-        with phases.phase("warm up") as phase:
-            self._running = await loaded.start()
-            phase.note = await self._running.warm_up()
-            # Everything made so far lives as long as the process: never scan it again. What loading
-            # took besides is given back.
-            gc.collect()
+        phases = self._loading.phases
+        loaded = await asyncio.wrap_future(self._loading.future)
+        with phases.phase("HTTP"):
+            self._running = loaded.serve()
+            # Everything made so far lives as long as the process: never look at it again. What
+            # loading took besides is given back.
             gc.freeze()
+            gc.set_threshold(*_GC_THRESHOLDS)
             _core.trim_heap()
         if self.service.phase is not Phase.LOADING:
             return
@@ -177,33 +169,6 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
-
-
-def _on_thread(work: Callable[[], T]) -> tuple[threading.Thread, asyncio.Future[T]]:
-    """Starts `work()` on a daemon thread, which unlike an executor's does not hold up the exit."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def finish(result: T | None, error: BaseException | None) -> None:
-        if future.done():  # cancelled meanwhile
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]
-
-    def run() -> None:
-        result, error = None, None
-        try:
-            result = work()
-        except BaseException as raised:  # handed over to the event loop
-            error = raised
-        with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
-            loop.call_soon_threadsafe(finish, result, error)
-
-    thread = threading.Thread(target=run, name="load-model", daemon=True)
-    thread.start()
-    return thread, future
 
 
 def _run_on_new_loop(main: Coroutine[Any, Any, T]) -> T:

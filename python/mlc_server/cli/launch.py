@@ -1,16 +1,14 @@
 """From settings to a running engine: find the model, find or compile its library, load both.
 
-`load_model` blocks for seconds and runs on a thread of its own; `LoadedModel.start` must run on the
+`load_model` blocks for seconds and runs on a thread of its own; `LoadedModel.serve` must run on the
 event loop that will serve.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import importlib.util
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,17 +28,12 @@ from mlc_server.cli.compile_worker import compile_apart
 from mlc_server.cli.memory import KvPlan, available_bytes, plan_kv
 from mlc_server.cli.phases import Phases
 from mlc_server.cli.progress import ProgressReport
-from mlc_server.engine import (
-    AsyncEngine,
-    GenerationRequest,
-    GrammarCompiler,
-    SamplingOptions,
-)
-from mlc_server.errors import RequestError, UserError
+from mlc_server.cli.vocabulary_cache import load_vocabulary
+from mlc_server.cli.warm_up import warm_up
+from mlc_server.engine import AsyncEngine, GrammarCompiler, TokenBytes
+from mlc_server.errors import UserError
 from mlc_server.settings import ServerSettings, ToolCallStyle
 from mlc_server.text.prompt import PromptBuilder
-from mlc_server.text.tools.support import VISIBLE_TOKENS
-from mlc_server.text.vocabulary import token_bytes
 
 if TYPE_CHECKING:
     from mlc_server.build.progress import ProgressCallback
@@ -48,24 +41,19 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 DEFAULT_MODEL_ID = "SmolLM2-135M-Instruct"
-# Requests that the model answers before the first client's, ending one after another, and the
-# tokens of each one's prompt: few, because starting waits for them.
-_WARM_UP_REQUESTS = 8
-_WARM_UP_PROMPT = 4
 # Prompt tokens scored in a step. A row of logits has the vocabulary's size: 32 MiB for 128k tokens.
 _SCORED_ROWS_MAX = 64
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A core engine with its model in memory, not yet started."""
+    """A core engine with its model in memory, and what else serving it takes."""
 
     core: _core.Engine
     prompts: PromptBuilder
-    token_bytes: list[bytes]
+    token_bytes: TokenBytes
     hidden_ids: frozenset[int]
     kv: KvPlan
-    max_queue_size: int
     id: str
     names: frozenset[str]
     system_fingerprint: str
@@ -73,8 +61,8 @@ class LoadedModel:
     grammars: GrammarCompiler | None = None
     tool_call_style: ToolCallStyle = "openai"
 
-    async def start(self) -> RunningModel:
-        """Starts the engine's thread and hands its output to this event loop."""
+    def serve(self) -> RunningModel:
+        """Hands the engine's output to the running event loop."""
         engine = AsyncEngine(self.core, self.grammars)
         engine.start()
         model = ServedModel(
@@ -90,8 +78,7 @@ class LoadedModel:
             page_size=self.kv.page_size,
             tool_call_style=self.tool_call_style,
         )
-        requests = min(_WARM_UP_REQUESTS, self.max_queue_size)
-        return RunningModel(engine, model, self.kv, requests)
+        return RunningModel(engine, model, self.kv)
 
 
 @dataclass(frozen=True)
@@ -101,36 +88,6 @@ class RunningModel:
     engine: AsyncEngine
     model: ServedModel
     kv: KvPlan
-    warm_up_requests: int
-
-    async def warm_up(self) -> str:
-        """Answers some short prompts, so that the first client does not pay for cold memory.
-
-        They come at once and end one by one: their steps have many rows, then every number down
-        to a single one, which is what the kernels make a difference of.
-
-        Returns what it took, in words; raises UserError if the model cannot answer.
-        """
-        begin_s = time.perf_counter()
-        prompt = self.model.prompts.build([{"role": "user", "content": "Hello"}])
-        prompt_ids = prompt[:_WARM_UP_PROMPT]
-        lengths = range(1, self.warm_up_requests + 1)
-        requests = [
-            GenerationRequest(
-                prompt_ids=prompt_ids,
-                sampling=SamplingOptions(temperature=0.0, max_tokens=length, ignore_eos=True),
-            )
-            for length in lengths
-        ]
-        try:
-            await asyncio.gather(*map(self.engine.collect, requests))
-        except RequestError as error:
-            raise UserError(
-                "the model cannot answer", seen=error.message, hint="convert or compile it again"
-            ) from error
-        elapsed_ms = (time.perf_counter() - begin_s) * 1e3
-        tokens = f"{len(prompt_ids) * len(lengths)} + {sum(lengths)} tokens"
-        return f"{tokens} in {elapsed_ms:.0f} ms"
 
     def ready_lines(self, url: str, *, needs_key: bool = False) -> list[str]:
         """What the user sees when the server is ready, besides the URL."""
@@ -163,10 +120,8 @@ def load_model(settings: ServerSettings, phases: Phases) -> LoadedModel:
                 tool_format=settings.tool_call_parser,
             )
             vocab_size = manifest.model.vocab_size
-            texts, special = token_bytes(
-                folder / "tokenizer.json", vocab_size, visible=VISIBLE_TOKENS
-            )
-            vocabulary = _core.Vocabulary(texts, special)
+            tokenizer = folder / "tokenizer.json"
+            vocabulary = load_vocabulary(tokenizer, vocab_size, cache_dir)
             grammars = GrammarCompiler(vocabulary, _eos_token_ids(prompts, vocab_size), vocab_size)
             # While the weights load, so that the first requests have the cores to themselves.
             grammars.warm_up()
@@ -181,6 +136,8 @@ def load_model(settings: ServerSettings, phases: Phases) -> LoadedModel:
         kv = _plan_kv(settings, manifest, runner.info)
         core = _make_engine(settings, runner, prompts, vocabulary, kv)
         phase.note = kv.describe()
+    with phases.phase("warm up") as phase:
+        phase.note = warm_up(core, prompts, settings.max_queue_size)
     own_name = DEFAULT_MODEL_ID if settings.model is None else folder.name
     model_id, *others = settings.served_model_names or (own_name,)
     aliases = tuple(name for name in dict.fromkeys(others) if name != model_id)
@@ -188,10 +145,9 @@ def load_model(settings: ServerSettings, phases: Phases) -> LoadedModel:
     return LoadedModel(
         core=core,
         prompts=prompts,
-        token_bytes=texts,
-        hidden_ids=frozenset(id_ for id_, hidden in enumerate(special) if hidden),
+        token_bytes=vocabulary,
+        hidden_ids=frozenset(vocabulary.special_ids()),
         kv=kv,
-        max_queue_size=settings.max_queue_size,
         id=model_id,
         names=model_names(model_id, *given),
         aliases=aliases,

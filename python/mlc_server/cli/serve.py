@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ from mlc_server.cli.arguments import integer, json_strings, size_in_bytes
 from mlc_server.cli.common import CACHE_VARIABLE, default_cache_dir
 from mlc_server.cli.devices import resolve_device
 from mlc_server.cli.logs import configure_logging
+from mlc_server.cli.phases import Phases
 from mlc_server.errors import UserError
 from mlc_server.settings import CorsSettings, ServerSettings
 from mlc_server.text.tools.formats import PARSERS
 
 _MAX_DRAFT_TOKENS = 7  # one less than EngineConfig::speculative_rows_max: more never run
+# Objects made between two looks for garbage, of which starting leaves next to none.
+_GC_THRESHOLD = 100_000
 _MAX_TOKENS = 1 << 24  # of a context window or a KV cache; larger numbers are typing errors
 
 
@@ -276,13 +280,22 @@ def run(args: argparse.Namespace) -> int:
     if settings.model is not None:
         check_model_spec(settings.model)
     configure_logging(settings)
-    # Imported late: `--help` and wrong flags need not wait for FastAPI.
-    from mlc_server.cli.http_server import serve_forever  # noqa: PLC0415
+    gc.set_threshold(_GC_THRESHOLD)
+    # Imported late: `--help` and wrong flags need not wait for it.
+    from mlc_server.cli.loading import Loading  # noqa: PLC0415
+    from mlc_server.cli.main import STARTED_S  # noqa: PLC0415
     from mlc_server.cli.ports import bind  # noqa: PLC0415
 
     warn_if_open(settings)
     with bind(settings.host, settings.port) as sock:
-        return serve_forever(settings, sock)
+        phases = Phases(STARTED_S)
+        with phases.phase("imports"):
+            pass  # done by now; the line says what they took
+        loading = Loading(settings, phases)
+        # FastAPI takes longer to import than a small model to load.
+        from mlc_server.cli.http_server import serve_forever  # noqa: PLC0415
+
+        return serve_forever(settings, sock, loading)
 
 
 def check_model_spec(spec: str) -> None:

@@ -13,6 +13,7 @@ from mlc_server.engine.types import (
     Handle,
     PromptNews,
     SamplingOptions,
+    TokenBytes,
     TokenLogprob,
 )
 
@@ -31,5 +32,6 @@ __all__ = [
     "PromptNews",
     "SamplingOptions",
     "Sink",
+    "TokenBytes",
     "TokenLogprob",
 ]

@@ -74,8 +74,9 @@ class AsyncEngine:
     # Life
 
     def start(self) -> None:
-        """Starts the engine thread; its output comes to the running event loop."""
-        self._core.start()
+        """Starts the engine thread unless it runs; its output comes to the running event loop."""
+        if self._core.health() == "not started":
+            self._core.start()
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._core.wake_fd(), self._deliver)
         self._watch = self._loop.call_later(_WATCH_INTERVAL_S, self._look_at_heartbeat)

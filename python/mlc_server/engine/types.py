@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 from mlc_server import _core
 
 GrammarKind = Literal["json_object", "json_schema", "regex", "choice", "lark", "calls"]
+
+
+class TokenBytes(Protocol):
+    """What each token of a vocabulary stands for: the core's Vocabulary, or a list."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, token_id: int, /) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,8 @@ def chat(server: Process, **fields: Any) -> Any:
 
 
 def test_start_up_names_its_phases(server: Process) -> None:
-    for name in ("imports", "model", "model library", "load weights", "KV cache", "warm up"):
+    parts = ("imports", "model", "model library", "load weights", "KV cache", "warm up", "HTTP")
+    for name in parts:
         assert re.search(rf"^  {name} +\d+\.\d\d s", server.output, re.MULTILINE), server.output
     assert "8,192 tokens" in server.output
 

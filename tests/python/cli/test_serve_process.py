@@ -41,11 +41,11 @@ def test_start_answer_and_graceful_end() -> None:
         assert answer["model"] == "fake"
         server.popen.send_signal(signal.SIGTERM)
         assert server.end() == 0
-    durations = re.findall(r"^  [a-z ]+? +(\d+\.\d\d) s", server.output, re.MULTILINE)
+    durations = re.findall(r"^  [A-Za-z ]+? +(\d+\.\d\d) s", server.output, re.MULTILINE)
     total = re.search(r"^ready in (\d+\.\d) s", server.output, re.MULTILINE)
     assert total is not None
     assert sum(map(float, durations)) == pytest.approx(float(total[1]), abs=1.0)
-    for name in ("imports", "fake model", "warm up"):
+    for name in ("imports", "fake model", "warm up", "HTTP"):
         assert f"\n  {name} " in "\n" + server.output
     assert "curl" in server.output
     traced = [json.loads(line) for line in server.lines if line.startswith('{"event"')]

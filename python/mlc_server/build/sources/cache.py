@@ -51,13 +51,13 @@ def file_lock(path: Path) -> Iterator[None]:
             yield
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Other processes see the whole text or none of it."""
+def write_atomically(path: Path, content: bytes) -> None:
+    """Other processes see the whole file or none of it."""
     make_folder(path.parent)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
         Path(temporary).replace(path)
     finally:
         Path(temporary).unlink(missing_ok=True)
@@ -83,7 +83,7 @@ def fingerprint(
             digest = memo.read_text()
         else:
             digest = _hash_file(path, done, total, progress)
-            write_atomically(memo, digest)
+            write_atomically(memo, digest.encode())
         done += status.st_size
         combined.update(f"{path.name}\0{digest}\n".encode("utf-8", "surrogateescape"))
     return combined.hexdigest()
