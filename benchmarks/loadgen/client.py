@@ -38,7 +38,12 @@ class Endpoint:
 
     def request(self, method: str, path: str, payload: Mapping[str, Any] | None = None) -> bytes:
         """The bytes of a request."""
-        body = b"" if payload is None else json.dumps(payload).encode()
+        return self.request_of(
+            method, path, b"" if payload is None else json.dumps(payload).encode()
+        )
+
+    def request_of(self, method: str, path: str, body: bytes) -> bytes:
+        """The same around a body that may be no JSON."""
         lines = [
             f"{method} {self.base_path}{path} HTTP/1.1",
             f"Host: {self.host}:{self.port}",

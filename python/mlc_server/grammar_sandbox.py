@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 import time
+from collections import deque
 from typing import Any, NamedTuple
 
 from mlc_server import _core
@@ -27,6 +28,9 @@ READY = b"r"
 OUT_OF_CPU, OUT_OF_TIME, DIED = b"cpu", b"time", b"died"
 
 NICE = 5  # so that it takes about a quarter of what a busy engine has
+# So many forks run at once. One that has run for so long is put off for those that have not.
+_SLOTS = 2
+_QUICK_S = 0.015
 # Less than what the server's threads have, so that what runs here runs there.
 _STACK_BYTES = 4 * 1024 * 1024
 
@@ -40,16 +44,27 @@ class Limits(NamedTuple):
 
 
 class _Trial:
-    """A fork at work. `life` is a pipe that is closed when it ends, `deadline_s` when it is killed;
-    infinite once it has been."""
+    """A fork. `life` is a pipe that is closed when it ends, `deadline_s` when it is killed;
+    infinite once it has been. `runs_until_s` is when it has run for _QUICK_S, None while it is
+    stopped."""
 
-    __slots__ = ("deadline_s", "life", "pid", "reply")
+    __slots__ = ("deadline_s", "life", "pid", "reply", "runs_until_s")
 
-    def __init__(self, pid: int, reply: socket.socket, life: int, deadline_s: float) -> None:
+    def __init__(self, pid: int, reply: socket.socket, life: int, wall_s: float) -> None:
         self.pid = pid
         self.reply = reply
         self.life = life
-        self.deadline_s = deadline_s
+        now = time.monotonic()
+        self.deadline_s = now + wall_s
+        self.runs_until_s: float | None = now + _QUICK_S
+
+    def stop(self) -> None:
+        os.kill(self.pid, signal.SIGSTOP)
+        self.runs_until_s = None
+
+    def go_on(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+        self.runs_until_s = 0.0
 
 
 class Sandbox:
@@ -61,7 +76,9 @@ class Sandbox:
         self._control = control
         self._compiler = compiler
         self._limits = limits
-        self._trials: dict[int, _Trial] = {}  # by `life`
+        self._trials: dict[int, _Trial] = {}  # by `life`, in the order in which they began
+        self._waiting: deque[socket.socket] = deque()
+        self._poll = select.poll()
 
     def serve(self) -> None:
         """Until the server closes its end, or has died."""
@@ -74,32 +91,54 @@ class Sandbox:
                 os.kill(trial.pid, signal.SIGKILL)
 
     def _serve(self) -> None:
-        poll = select.poll()
-        poll.register(self._control, select.POLLIN)
+        self._poll.register(self._control, select.POLLIN)
         self._control.sendall(READY)
         while True:
-            for file, _ in poll.poll(self._patience_ms()):
+            for file, _ in self._poll.poll(self._patience_ms()):
                 if file != self._control.fileno():
-                    poll.unregister(file)
+                    self._poll.unregister(file)
                     self._reap(self._trials.pop(file))
                     continue
                 _, files, _, _ = socket.recv_fds(self._control, 1, 1)
                 if not files:
                     return
-                trial = self._fork(socket.socket(fileno=files[0]))
-                self._trials[trial.life] = trial
-                poll.register(trial.life, select.POLLIN)
+                self._waiting.append(socket.socket(fileno=files[0]))
             now = time.monotonic()
             for trial in self._trials.values():
                 if trial.deadline_s <= now:
                     trial.deadline_s = math.inf
                     os.kill(trial.pid, signal.SIGKILL)
+            self._share_slots(now)
 
     def _patience_ms(self) -> float | None:
-        first = min((trial.deadline_s for trial in self._trials.values()), default=math.inf)
+        trials = self._trials.values()
+        times = [trial.deadline_s for trial in trials]
+        if self._waiting:
+            times += [trial.runs_until_s for trial in trials if trial.runs_until_s is not None]
+        first = min(times, default=math.inf)
         return None if first == math.inf else max(1.0, 1e3 * (first - time.monotonic()))
 
-    def _fork(self, reply: socket.socket) -> _Trial:
+    def _share_slots(self, now: float) -> None:
+        """Whoever has not run for _QUICK_S goes first, then who came first."""
+        running = [
+            (trial, trial.runs_until_s)
+            for trial in self._trials.values()
+            if trial.runs_until_s is not None
+        ]
+        long = [trial for trial, until_s in running if until_s <= now]
+        free = _SLOTS - len(running)
+        while self._waiting and (free > 0 or long):
+            if free == 0:
+                long.pop().stop()
+            else:
+                free -= 1
+            self._begin(self._waiting.popleft())
+        for trial in self._trials.values():
+            if free > 0 and trial.runs_until_s is None:
+                trial.go_on()
+                free -= 1
+
+    def _begin(self, reply: socket.socket) -> None:
         life, alive = os.pipe()
         pid = os.fork()
         if pid == 0:
@@ -112,7 +151,8 @@ class Sandbox:
             finally:
                 os._exit(status)
         os.close(alive)
-        return _Trial(pid, reply, life, time.monotonic() + self._limits.wall_s)
+        self._trials[life] = _Trial(pid, reply, life, self._limits.wall_s)
+        self._poll.register(life, select.POLLIN)
 
     def _reap(self, trial: _Trial) -> None:
         os.close(trial.life)
@@ -121,7 +161,7 @@ class Sandbox:
             used_up = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGPROF
             late = trial.deadline_s == math.inf
             with contextlib.suppress(OSError):  # the server has given it up
-                trial.reply.sendall(OUT_OF_TIME if late else OUT_OF_CPU if used_up else DIED)
+                _answer(trial.reply, OUT_OF_TIME if late else OUT_OF_CPU if used_up else DIED)
         trial.reply.close()
 
 
@@ -143,7 +183,12 @@ def _try_out(compiler: _core.GrammarCompiler, limits: Limits, reply: socket.sock
     except _core.CoreError as error:
         answer = {"fault": error.message}
     signal.setitimer(signal.ITIMER_PROF, 0)
-    reply.sendall(json.dumps(answer).encode())
+    _answer(reply, json.dumps(answer).encode())
+
+
+def _answer(reply: socket.socket, answer: bytes) -> None:
+    reply.sendall(answer)
+    reply.shutdown(socket.SHUT_WR)  # other forks have it open, too
 
 
 def _lower(kind: int, limit: int) -> None:

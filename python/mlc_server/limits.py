@@ -114,9 +114,9 @@ MAX_PATTERN_CHARACTERS = Limit("regex", 2048, "characters", "all regular express
 MAX_MULTIPLE = Limit("multipleOf", 1000, "steps", "least common multiple of all, in their unit")
 MAX_LARK_RULES = Limit("grammar", 1024, "rules", "most rules, or repetitions, of a Lark grammar")
 MAX_CHOICE_TEXTS = Limit("choice", 1000, "strings", "most texts to choose from")
-GRAMMAR_TIMEOUT_MS = Limit("grammar", 250, "milliseconds", "longest wait for a grammar")
 GRAMMAR_CPU_MS = Limit("grammar", 80, "milliseconds of CPU time", "longest work to compile one")
-GRAMMAR_WALL_MS = Limit("grammar", 160, "milliseconds", "longest time for that work")
+# One that has not come to an end by then is told 503, since others are the reason.
+GRAMMAR_WALL_MS = Limit("grammar", 200, "milliseconds", "longest time for that work")
 GRAMMAR_MEMORY_BYTES = Limit("grammar", 256 * 1024 * 1024, "bytes", "most memory for that work")
 # As in cpp/engine/grammar_workers.h.
 GRAMMAR_STEP_MS = Limit(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,6 +32,8 @@ from mlc_server.text.tools.python_grammar import python_problem
 from mlc_server.text.tools.python_text import PythonTextWriter
 
 logger = logging.getLogger(__name__)
+
+_BLAME_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -170,8 +173,12 @@ async def prepare(
 
 
 async def _blame(service: Service, request: GenerationRequest, tools: ToolUse) -> None:
-    """Raises InvalidRequest for the first function that cannot be enforced by itself."""
+    """Raises InvalidRequest for the first function that cannot be enforced by itself, if it is
+    found in time: all of them together may take long where none alone does."""
+    until_s = time.monotonic() + _BLAME_S
     for function in tools.functions:
+        if time.monotonic() > until_s:
+            return
         format_ = enforced_format(tools.format, [function])
         source = required_grammar(format_, [function], parallel=False)
         grammar = GrammarSpec("calls", source, param=f"{function.field}.parameters")

@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import logging
 import os
+import sys
 import threading
 import weakref
 from collections import OrderedDict
@@ -19,25 +20,26 @@ from mlc_server.engine.grammar_probe import GrammarProbe, GrammarRefused
 from mlc_server.engine.grammar_source import grammar_source
 from mlc_server.engine.types import CompiledGrammar, GrammarSpec
 from mlc_server.errors import InvalidRequest, Unavailable
+from mlc_server.grammar_sandbox import NICE
 
 logger = logging.getLogger(__name__)
 
-_MAX_THREADS = 2
+# Most of them wait for the probe, which shares out what time there is.
+_MAX_THREADS = 16
+_MAX_COMPILING = 2
 # More than grammar_probe allows, so that what did not overflow it there does not do so here.
 _STACK_BYTES = 8 * 1024 * 1024
-_QUEUE_TIMEOUT_S = 10.0
-_BACKGROUND_NICE = 5  # so that it takes about a quarter of what a busy engine has
+_PATIENCE_S = 10.0
 _MAX_FAULT = 300  # characters
 
 
 class _Entry:
     """A grammar being compiled, or what came of it: the grammar or the fault to report."""
 
-    __slots__ = ("num_bytes", "outcome", "started")
+    __slots__ = ("num_bytes", "outcome")
 
     def __init__(self, num_bytes: int) -> None:
         self.num_bytes = num_bytes  # of the source, and of the grammar once it is there
-        self.started = asyncio.Event()
         self.outcome: asyncio.Future[CompiledGrammar | Exception] = (
             asyncio.get_running_loop().create_future()
         )
@@ -61,27 +63,23 @@ class GrammarCompiler:
         self._probe = probe
         self._tools: _Tools | None = None
         self._tools_lock = threading.Lock()
-        self._slots: asyncio.Semaphore = asyncio.Semaphore(_MAX_THREADS)
+        self._loading = asyncio.Lock()
+        self._slots = asyncio.Semaphore(_MAX_THREADS)
         self._entries: OrderedDict[GrammarSpec, _Entry] = OrderedDict()
         self._in_use: weakref.WeakSet[CompiledGrammar] = weakref.WeakSet()  # and those kept
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def compile(self, spec: GrammarSpec) -> CompiledGrammar:
         """Raises InvalidRequest that names `spec.param` and what is wrong with the grammar, or that
-        it takes too long; Unavailable while too many others do."""
+        it takes too much time; Unavailable while others do."""
         entry = self._entries.get(spec)
         if entry is None:
             entry = self._begin(spec)
         else:
             self._entries.move_to_end(spec)
-        try:
-            await asyncio.wait_for(entry.started.wait(), _QUEUE_TIMEOUT_S)
-        except asyncio.TimeoutError:
-            raise Unavailable("other grammars are being compiled; try again later") from None
-        limit_ms = limits.GRAMMAR_TIMEOUT_MS.default
-        await asyncio.wait([entry.outcome], timeout=limit_ms / 1e3)
+        await asyncio.wait([entry.outcome], timeout=_PATIENCE_S)
         if not entry.outcome.done():
-            raise _refusal(spec, f"takes longer than {limit_ms} ms to compile; simplify it")
+            raise Unavailable("other grammars are being compiled; try again later")
         outcome = entry.outcome.result()
         if isinstance(outcome, InvalidRequest):
             raise InvalidRequest(outcome.message, param=spec.param)
@@ -99,7 +97,7 @@ class GrammarCompiler:
 
         def work() -> None:
             try:
-                self._load(_BACKGROUND_NICE)
+                self._load(NICE)
             except Exception as error:
                 # Whoever asks for a grammar tries again, and is told.
                 logger.warning("grammars cannot be compiled: %s", error)
@@ -116,37 +114,41 @@ class GrammarCompiler:
         return entry
 
     async def _run(self, spec: GrammarSpec, entry: _Entry) -> None:
-        """Waits for a thread to be free, and for what it makes of the grammar."""
-        async with self._slots:
+        """Finds out what comes of a grammar."""
+        outcome: CompiledGrammar | Exception
+        try:
+            outcome = await self._make(spec)
+            self._in_use.add(outcome)
+            entry.num_bytes += outcome.num_bytes
+            self._evict()
+        except (InvalidRequest, GrammarRefused, _core.CoreError) as error:
+            outcome = error
+        except Unavailable as error:
+            self._forget(spec, entry)
+            outcome = error
+        except Exception as error:
+            logger.exception("a grammar failed to compile")
+            outcome = error
+        entry.outcome.set_result(outcome)
+
+    async def _ready_tools(self) -> _Tools:
+        async with self._loading:
+            if self._tools is not None and self._tools.probe.is_running:
+                return self._tools
             try:
-                tools = self._tools
-                if tools is None or not tools.probe.is_running:
-                    tools = await _on_thread(self._load)
+                tools: _Tools = await _on_thread(self._load)
             except Exception as error:
                 logger.exception("grammars cannot be compiled")
-                self._forget(spec, entry)
-                entry.outcome.set_result(Unavailable(f"grammars cannot be compiled: {error}"))
-                entry.started.set()
-                return
-            entry.started.set()
-            try:
-                self._check_room()
-                outcome: CompiledGrammar | Exception = await _on_thread(
-                    lambda: _compile(tools, spec)
-                )
-            except (InvalidRequest, GrammarRefused, _core.CoreError) as error:
-                outcome = error
-            except Unavailable as error:
-                self._forget(spec, entry)
-                outcome = error
-            except Exception as error:
-                logger.exception("a grammar failed to compile")
-                outcome = error
-            if isinstance(outcome, CompiledGrammar):
-                self._in_use.add(outcome)
-                entry.num_bytes += outcome.num_bytes
-                self._evict()
-            entry.outcome.set_result(outcome)
+                raise Unavailable(f"grammars cannot be compiled: {error}") from error
+            return tools
+
+    async def _make(self, spec: GrammarSpec) -> CompiledGrammar:
+        """Compiles a grammar once a thread is free for it."""
+        async with self._slots:
+            tools = await self._ready_tools()
+            self._check_room()
+            compiled: CompiledGrammar = await _on_thread(lambda: _compile(tools, spec))
+            return compiled
 
     def _check_room(self) -> None:
         """What requests hold is bounded too; the rest of it is bounded by those compiling now."""
@@ -164,7 +166,11 @@ class GrammarCompiler:
                 probe = self._probe or GrammarProbe(library, *vocabulary)
                 probe.start()
                 os.nice(nice)  # of this thread only; not before, because processes inherit it
-                self._tools = _Tools(_core.GrammarCompiler(str(library), *vocabulary), probe)
+                self._tools = _Tools(
+                    _core.GrammarCompiler(str(library), *vocabulary),
+                    probe,
+                    threading.Semaphore(_MAX_COMPILING),
+                )
                 _core.trim_heap()  # making it took as much again
             self._tools.probe.start()
             return self._tools
@@ -187,12 +193,17 @@ class GrammarCompiler:
 class _Tools:
     core: _core.GrammarCompiler
     probe: GrammarProbe
+    compiling: threading.Semaphore
 
 
 def _compile(tools: _Tools, spec: GrammarSpec) -> CompiledGrammar:
+    """Lowers the thread's priority."""
     kind, source = grammar_source(spec)
     num_bytes = tools.probe.check(kind, source)
-    return CompiledGrammar(spec, tools.core.compile(kind, source), num_bytes)
+    if sys.platform == "linux":  # where it is the thread's own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+    with tools.compiling:
+        return CompiledGrammar(spec, tools.core.compile(kind, source), num_bytes)
 
 
 async def _on_thread(work: Callable[[], Any]) -> Any:

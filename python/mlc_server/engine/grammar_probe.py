@@ -7,6 +7,7 @@ takes it seconds, or crashes it. What has compiled there within its limits compi
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -22,17 +23,22 @@ from mlc_server import _core, limits
 from mlc_server import grammar_sandbox as sandbox
 from mlc_server.errors import Unavailable
 
+logger = logging.getLogger(__name__)
+
 _START_TIMEOUT_S = 60.0
 _REPLY_TIMEOUT_S = 10.0  # far beyond the limits: then the process itself has stopped
 _EXIT_TIMEOUT_S = 2.0
 
-_PROGRAM = f"import os; os.nice({sandbox.NICE}); from {sandbox.__name__} import main; main()"
+# Signals meant for the server, those of a terminal, are not for it. It stays in the session, since
+# where the system shares out time by sessions first, priorities say nothing between two of them.
+_PROGRAM = (
+    f"import os; os.setpgid(0, 0); os.nice({sandbox.NICE}); "
+    f"from {sandbox.__name__} import main; main()"
+)
 
 _FAULTS = {
     sandbox.OUT_OF_CPU: f"takes more than {limits.GRAMMAR_CPU_MS.default} ms of CPU time to "
     "compile; simplify it",
-    sandbox.OUT_OF_TIME: f"takes longer than {limits.GRAMMAR_WALL_MS.default} ms to compile; "
-    "simplify it",
     sandbox.DIED: f"takes more than {limits.GRAMMAR_MEMORY_BYTES.default >> 20} MiB of memory, "
     "or too deep a recursion, to compile; simplify it",
 }
@@ -40,6 +46,10 @@ _FAULTS = {
 
 class GrammarRefused(Exception):
     """What is wrong with a grammar, for the client."""
+
+
+class _Lost(Exception):
+    """The process ended, or stopped, at a grammar."""
 
 
 class GrammarProbe:
@@ -57,6 +67,7 @@ class GrammarProbe:
         self._eos_token_ids = list(eos_token_ids)
         self._vocab_size = vocab_size
         self._lock = threading.Lock()
+        self._alone = threading.Lock()
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._finalizer: weakref.finalize[Any, GrammarProbe] | None = None
@@ -78,21 +89,43 @@ class GrammarProbe:
     def check(self, kind: str, source: str) -> int:
         """How many bytes a grammar has, compiled; 0 where the system does not tell.
 
-        Raises GrammarRefused for one that does not compile within its limits, or Unavailable.
+        Raises GrammarRefused for one that does not compile within its limits, and Unavailable if
+        others leave no time for it. What makes the process end is not known while there are others
+        in it, so then it is tried in one of its own.
         """
+        try:
+            return self._check(kind, source)
+        except _Lost as error:
+            logger.warning("the process that compiles grammars is gone: %s", error)
+        with self._alone:
+            other = GrammarProbe(
+                self._library, self._vocabulary, self._eos_token_ids, self._vocab_size
+            )
+            try:
+                return other._check(kind, source)
+            except _Lost:
+                raise GrammarRefused("crashes the compiler; simplify it") from None
+            finally:
+                other.close()
+
+    def _check(self, kind: str, source: str) -> int:
         mine, theirs = socket.socketpair()
         with mine:
             with theirs:
-                self._send(theirs)
+                process = self._send(theirs)
             mine.settimeout(_REPLY_TIMEOUT_S)
             try:
                 mine.sendall(json.dumps([kind, source]).encode())
                 mine.shutdown(socket.SHUT_WR)
                 reply = _read_all(mine)
             except OSError as error:
-                raise self._lost(error) from error
+                self._give_up(process)
+                raise _Lost(error) from error
         if not reply:
-            raise self._lost(None)
+            self._give_up(process)
+            raise _Lost("no answer")
+        if reply == sandbox.OUT_OF_TIME:
+            raise Unavailable("too busy to compile a grammar that takes long; try again later")
         if reply in _FAULTS:
             raise GrammarRefused(_FAULTS[reply])
         answer = json.loads(reply)
@@ -110,23 +143,26 @@ class GrammarProbe:
         if self._finalizer is not None:
             self._finalizer()
 
-    def _send(self, connection: socket.socket) -> None:
+    def _give_up(self, process: subprocess.Popen[bytes]) -> None:
+        """Ends the process unless it has been replaced."""
+        with self._lock:
+            if self._process is process:
+                self._discard()
+
+    def _send(self, connection: socket.socket) -> subprocess.Popen[bytes]:
+        """Returns the process that has it."""
         for attempt in range(2):
             self.start()
             with self._lock:
                 try:
-                    if self._control is not None:
+                    if self._control is not None and self._process is not None:
                         socket.send_fds(self._control, [b"g"], [connection.fileno()])
-                        return
+                        return self._process
                 except OSError as error:  # it has ended since
                     if attempt > 0:
                         raise Unavailable("grammars cannot be compiled now") from error
             self.close()
         raise Unavailable("grammars cannot be compiled now")
-
-    def _lost(self, error: OSError | None) -> Unavailable:
-        self.close()
-        return Unavailable(f"the process that compiles grammars is gone: {error or 'no answer'}")
 
     def _start(self) -> None:
         mine, theirs = socket.socketpair()
@@ -139,7 +175,6 @@ class GrammarProbe:
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": path},
-                start_new_session=True,  # signals meant for the server are not for it
             )
         finalizer = weakref.finalize(self, _end, process, mine)
         assert process.stdin is not None

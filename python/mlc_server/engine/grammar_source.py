@@ -90,38 +90,43 @@ def _styled(schema: Any) -> str:
         raise _Fault("must be a JSON schema, that is, an object")
     if _OPTIONS_KEY in schema:
         raise _Fault(f'keyword "{_OPTIONS_KEY}" is not supported')
-    _check_schema(schema)
-    return json.dumps({**with_ascii_patterns(schema), _OPTIONS_KEY: JSON_STYLE})
+    return json.dumps({**_checked(schema), _OPTIONS_KEY: JSON_STYLE})
 
 
-def _check_schema(schema: Any) -> None:
+def _checked(schema: Any) -> Any:
+    """A schema within the limits, its patterns ASCII's."""
     pattern_size = 0
     multiples: list[Decimal] = []
-    for index, (depth, value) in enumerate(_walk(schema)):
-        if index >= limits.MAX_SCHEMA_NODES.default:
-            raise _Fault(f"must have at most {limits.MAX_SCHEMA_NODES.default} values in all")
-        if depth > limits.MAX_SCHEMA_DEPTH.default:
-            raise _too_deep()
-        if isinstance(value, dict):
-            _check_properties(value)
+    for value in _objects(schema):
+        _check_properties(value)
+        if "pattern" in value or "patternProperties" in value:
             pattern_size += _pattern_size(value)
             _check_pattern_size(pattern_size)
-            step = value.get("multipleOf")
-            if isinstance(step, (int, float)) and not isinstance(step, bool) and step > 0:
-                multiples.append(Decimal(repr(step)))
+        step = value.get("multipleOf")
+        if isinstance(step, (int, float)) and not isinstance(step, bool) and step > 0:
+            multiples.append(Decimal(repr(step)))
     _check_multiples(multiples)
+    return with_ascii_patterns(schema) if pattern_size else schema
 
 
-def _walk(value: Any) -> Iterator[tuple[int, Any]]:
-    """(depth, value) of `value`, at depth 1, and everything in it."""
-    stack = [(1, value)]
-    while stack:
-        depth, item = stack.pop()
-        yield depth, item
-        if isinstance(item, dict):
-            stack.extend((depth + 1, child) for child in item.values())
-        elif isinstance(item, list):
-            stack.extend((depth + 1, child) for child in item)
+def _objects(schema: Any) -> Iterator[dict[str, Any]]:
+    """Every object in a schema, as long as it is within the limits of depth and size."""
+    level = [schema]
+    count = 0
+    for _ in range(limits.MAX_SCHEMA_DEPTH.default):
+        count += len(level)
+        if count > limits.MAX_SCHEMA_NODES.default:
+            raise _Fault(f"must have at most {limits.MAX_SCHEMA_NODES.default} values in all")
+        deeper: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                yield value
+                deeper += value.values()
+            elif isinstance(value, list):
+                deeper += value
+        level = deeper
+    if level:
+        raise _too_deep()
 
 
 def _too_deep() -> _Fault:
@@ -170,8 +175,7 @@ def _exponent(number: Decimal) -> int:
 
 def _ascii(schema: Any) -> str:
     """The same of a schema that has options already."""
-    _check_schema(schema)
-    return json.dumps(with_ascii_patterns(schema))
+    return json.dumps(_checked(schema))
 
 
 def _lark(text: str) -> str:
@@ -182,6 +186,8 @@ def _lark(text: str) -> str:
 
 def _with_schemas(text: str, rewrite: Callable[[Any], str]) -> str:
     """A grammar with each of its schemas rewritten."""
+    if "%json" not in text:
+        return text
     parts = []
     end = 0
     for match, schema, after in _literals(text):
@@ -193,16 +199,22 @@ def _with_schemas(text: str, rewrite: Callable[[Any], str]) -> str:
 
 def _check_lark(text: str) -> None:
     pattern_size = 0
-    rest = []  # outside literals, comments and schemas
-    end = 0
-    for match, _, after in _literals(text):
-        rest.append(text[end : match.start()])
-        pattern_size += len(match["regex"] or "")
-        end = after
-    rest.append(text[end:])
+    if "%json" in text:
+        parts = []  # outside literals, comments and schemas
+        end = 0
+        for match, _, after in _literals(text):
+            parts.append(text[end : match.start()])
+            pattern_size += len(match["regex"] or "")
+            end = after
+        rest = "".join([*parts, text[end:]])
+    else:
+        rest = _LARK_LITERAL.sub("", text)
+        if "/" in text:
+            found = _LARK_LITERAL.finditer(text)
+            pattern_size = sum(len(match["regex"] or "") for match in found)
     _check_pattern_size(pattern_size)
-    _check_count("".join(rest), ":", "rules", limits.MAX_LARK_RULES.default)
-    _check_count("".join(rest), "?*+{~", "repetitions", limits.MAX_LARK_RULES.default)
+    _check_count(rest, ":", "rules", limits.MAX_LARK_RULES.default)
+    _check_count(rest, "?*+{~", "repetitions", limits.MAX_LARK_RULES.default)
 
 
 def _literals(text: str) -> Iterator[tuple[re.Match[str], Any, int]]:

@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import json
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -132,9 +131,7 @@ def test_what_requests_hold_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> N
     asyncio.run(scenario())
 
 
-def test_one_that_takes_too_long_is_refused_and_does_not_block_the_next(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_whoever_waits_too_long_is_told_to_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
     compile_ = grammar_module._compile
     gate = threading.Event()
 
@@ -144,26 +141,62 @@ def test_one_that_takes_too_long_is_refused_and_does_not_block_the_next(
         return compile_(tools, spec)
 
     monkeypatch.setattr(grammar_module, "_compile", slow)
-    monkeypatch.setattr(grammar_module, "_QUEUE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(grammar_module, "_MAX_THREADS", 2)
 
     async def scenario() -> None:
         grammars = fake_grammars()
         await grammars.compile(GrammarSpec("regex", "loaded"))
-        begin_s = time.perf_counter()
-        limit_ms = limits.GRAMMAR_TIMEOUT_MS.default
-        with pytest.raises(InvalidRequest, match=f"takes longer than {limit_ms} ms"):
-            await grammars.compile(GrammarSpec("regex", "slow 1"))
-        assert time.perf_counter() - begin_s < 2.0
+        monkeypatch.setattr(grammar_module, "_PATIENCE_S", 0.1)
+        slow_ones = [GrammarSpec("regex", f"slow {index}") for index in range(2)]
+        with pytest.raises(Unavailable, match="try again"):
+            await grammars.compile(slow_ones[0])
+        monkeypatch.setattr(grammar_module, "_PATIENCE_S", 10.0)
         await grammars.compile(GrammarSpec("regex", "quick"))
-        with pytest.raises(InvalidRequest, match="takes longer"):
-            await grammars.compile(GrammarSpec("regex", "slow 2"))
-        # Both threads are taken now: that is no fault of this grammar.
+        monkeypatch.setattr(grammar_module, "_PATIENCE_S", 0.1)
+        with pytest.raises(Unavailable, match="try again"):
+            await grammars.compile(slow_ones[1])
+        # Both threads are taken now.
         with pytest.raises(Unavailable, match="try again"):
             await grammars.compile(GrammarSpec("regex", "third"))
         gate.set()
-        await asyncio.sleep(0.2)
-        await grammars.compile(GrammarSpec("regex", "third"))
-        await grammars.compile(GrammarSpec("regex", "slow 1"))  # done by now, and kept
+        monkeypatch.setattr(grammar_module, "_PATIENCE_S", 10.0)
+        for spec in (GrammarSpec("regex", "third"), *slow_ones):
+            await grammars.compile(spec)
+
+    asyncio.run(scenario())
+
+
+def test_quick_grammars_do_not_wait_for_hostile_ones_and_all_are_answered() -> None:
+    """Twelve of the slowest at once, each refused for what it is; one that comes after them is
+    compiled before most of them have been."""
+    hostile = [
+        schema_spec(
+            {"title": str(i), "prefixItems": [{"minimum": k - 1e9 / 7} for k in range(1500)]}
+        )
+        for i in range(12)
+    ]
+
+    async def scenario() -> None:
+        grammars = fake_grammars()
+        await grammars.compile(GrammarSpec("json_object"))
+        ended = []
+
+        async def answered(spec: GrammarSpec) -> Exception | None:
+            error = None
+            try:
+                await grammars.compile(spec)
+            except (InvalidRequest, Unavailable) as raised:
+                error = raised
+            ended.append(spec)
+            return error
+
+        quick = GrammarSpec("regex", "quick")
+        answers = await asyncio.gather(*map(answered, [*hostile, quick]))
+        assert answers.pop() is None
+        assert ended.index(quick) < len(hostile) // 2
+        for error in answers:
+            assert isinstance(error, InvalidRequest)
+            assert "ms of CPU time" in error.message
 
     asyncio.run(scenario())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import select
@@ -10,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from mlc_server import _core, limits
+from mlc_server import grammar_sandbox as sandbox
 from mlc_server.engine import grammar_probe
 from mlc_server.engine.grammar_probe import GrammarProbe, GrammarRefused
 from mlc_server.errors import Unavailable
@@ -44,6 +45,14 @@ def children() -> set[int]:
     return {child.pid for child in psutil.Process().children(recursive=True)}
 
 
+def check(probe: GrammarProbe, source: str) -> None:
+    """And waits for what did it to be gone."""
+    probe.check("regex", source)
+    assert probe._process is not None
+    process = psutil.Process(probe._process.pid)
+    wait_for(lambda: not process.children(), 5.0)
+
+
 @pytest.fixture(scope="module")
 def probe() -> Iterator[GrammarProbe]:
     one = new_probe()
@@ -62,9 +71,9 @@ def test_what_compiles_passes_and_a_fault_is_in_the_compilers_words(probe: Gramm
 
 
 def test_one_that_works_on_is_killed_and_leaves_nothing_behind(probe: GrammarProbe) -> None:
-    probe.check("regex", "a")
+    check(probe, "a")
     before = children()
-    with pytest.raises(GrammarRefused, match=r"takes (more|longer) than \d+ ms"):
+    with pytest.raises(GrammarRefused, match=r"takes more than \d+ ms of CPU time"):
         probe.check("json_schema", ENDLESS)
     wait_for(lambda: children() == before, 5.0)
 
@@ -105,15 +114,66 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_lost_process_is_replaced() -> None:
     before = children()
     probe = new_probe()
-    probe.check("regex", "a")
+    check(probe, "a")
     [process] = children() - before
     os.kill(process, signal.SIGKILL)
-    with contextlib.suppress(Unavailable):  # the one that finds out
-        probe.check("regex", "a")
+    probe.check("regex", "a")
     probe.check("regex", "b")
     assert process not in children() - before
     probe.close()
     wait_for(lambda: children() == before, 5.0)
+
+
+def test_one_whose_process_is_lost_meanwhile_is_tried_again() -> None:
+    probe = new_probe()
+    probe.start()
+    process = probe._process
+    assert process is not None
+    os.kill(process.pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(2) as threads:
+        answers = [threads.submit(probe.check, "regex", text) for text in ("a", "b")]
+        time.sleep(0.2)  # both have been sent
+        os.kill(process.pid, signal.SIGKILL)
+        assert all(answer.result(timeout=30) >= 0 for answer in answers)
+    assert probe._process is not process or not probe.is_running
+    probe.close()
+
+
+def test_one_that_ends_every_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by a fork's end, which is known, but by that of the process itself."""
+    program = (
+        "import os; os.setpgid(0, 0); from mlc_server import grammar_sandbox as sandbox; "
+        "sandbox._try_out = lambda *_: os.kill(os.getppid(), 9); sandbox.main()"
+    )
+    before = children()
+    probe = new_probe()
+    with monkeypatch.context() as patch:
+        patch.setattr(grammar_probe, "_PROGRAM", program)
+        with pytest.raises(GrammarRefused, match="crashes the compiler"):
+            probe.check("regex", "a")
+    probe.check("regex", "a")
+    probe.close()
+    wait_for(lambda: children() == before, 5.0)
+
+
+def test_one_that_gets_no_time_is_told_to_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its refusal would depend on what else the machine does."""
+    short = limits.Limit("grammar", 5, "milliseconds", "less than any hostile one takes")
+    monkeypatch.setattr(limits, "GRAMMAR_WALL_MS", short)
+    probe = new_probe()
+    with pytest.raises(Unavailable, match="try again"):
+        probe.check("json_schema", ENDLESS)
+    probe.close()
+
+
+def test_what_it_may_not_be_told_by_a_terminal_it_is_not(probe: GrammarProbe) -> None:
+    """It is in a process group of its own, but in the session, in which priorities count."""
+    probe.check("regex", "a")
+    assert probe._process is not None
+    pid = probe._process.pid
+    assert os.getpgid(pid) == pid
+    assert os.getsid(pid) == os.getsid(0)
+    assert psutil.Process(pid).nice() == psutil.Process().nice() + sandbox.NICE
 
 
 def test_a_process_that_has_ended_is_known_to_and_started_again() -> None:
