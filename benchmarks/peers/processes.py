@@ -31,7 +31,7 @@ def free_port() -> int:
 
 
 def resident_bytes(pid: int) -> int:
-    """Memory of a process and all its descendants, shared pages counted once each."""
+    """Memory of a process and all its descendants; pages they share count for each of them."""
     total = 0
     for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
         if line.startswith("VmRSS:"):

@@ -3,13 +3,12 @@
 It has the compiler and the vocabulary ready and forks for each grammar. The fork may use so much
 time, memory and stack; whatever it does then ends with it. This process itself has one thread and
 does nothing but fork, wait and kill. It imports little, and is in no package that imports more,
-because all of it is kept in memory a second time.
+because all of it is kept in memory a second time: `json` and `typing` alone would be a megabyte.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import resource
@@ -19,12 +18,13 @@ import socket
 import sys
 import time
 from collections import deque
-from typing import Any, NamedTuple
 
 from mlc_server import _core
 
 READY = b"r"
-# What else than JSON a reply can be.
+# What a reply begins with: the grammar's size or what is wrong with it follows.
+SIZE, FAULT = b"size ", b"fault "
+# What else a reply can be.
 OUT_OF_CPU, OUT_OF_TIME, DIED = b"cpu", b"time", b"died"
 
 NICE = 5  # so that it takes about a quarter of what a busy engine has
@@ -35,12 +35,15 @@ _QUICK_S = 0.015
 _STACK_BYTES = 4 * 1024 * 1024
 
 
-class Limits(NamedTuple):
+class Limits:
     """Of one grammar; cpu_s and wall_s in seconds, memory in bytes."""
 
-    cpu_s: float
-    wall_s: float
-    memory: int
+    __slots__ = ("cpu_s", "memory", "wall_s")
+
+    def __init__(self, cpu_s: float, wall_s: float, memory: int) -> None:
+        self.cpu_s = cpu_s
+        self.wall_s = wall_s
+        self.memory = memory
 
 
 class _Trial:
@@ -166,8 +169,9 @@ class Sandbox:
 
 
 def _try_out(compiler: _core.GrammarCompiler, limits: Limits, reply: socket.socket) -> None:
-    """Compiles what `reply` brings and answers; ends with SIGPROF when its time is over."""
-    kind, source = json.loads(_read_all(reply))
+    """Compiles what `reply` brings, kind and source on the lines after, and answers; ends with
+    SIGPROF when its time is over."""
+    kind, _, source = _read_all(reply).decode("utf-8", "surrogatepass").partition("\n")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _lower(resource.RLIMIT_STACK, _STACK_BYTES)
     with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 -- pathlib is large
@@ -175,15 +179,14 @@ def _try_out(compiler: _core.GrammarCompiler, limits: Limits, reply: socket.sock
     _lower(resource.RLIMIT_AS, pages * resource.getpagesize() + limits.memory)
     signal.setitimer(signal.ITIMER_PROF, limits.cpu_s)
     before = _core.heap_bytes()
-    answer: dict[str, Any]
     try:
-        grammar = compiler.compile(kind, source)
-        answer = {"num_bytes": max(0, _core.heap_bytes() - before)}
+        grammar = compiler.compile(kind, source)  # type: ignore[arg-type] # the core checks it
+        answer = SIZE + b"%d" % max(0, _core.heap_bytes() - before)
         del grammar
     except _core.CoreError as error:
-        answer = {"fault": error.message}
+        answer = FAULT + error.message.encode()
     signal.setitimer(signal.ITIMER_PROF, 0)
-    _answer(reply, json.dumps(answer).encode())
+    _answer(reply, answer)
 
 
 def _answer(reply: socket.socket, answer: bytes) -> None:
@@ -205,19 +208,15 @@ def _read_all(connection: socket.socket) -> bytes:
 
 
 def main() -> None:
-    """Started by grammar_probe, NICE below it. argv: the control socket's number. stdin: the setup,
-    a line of JSON, and the serialised vocabulary."""
+    """Started by grammar_probe, NICE below it. argv: the control socket's number, the library, the
+    limits, the vocabulary's size, the ids that end a text. stdin: the serialised vocabulary."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    control = socket.socket(fileno=int(sys.argv[1]))
-    setup: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
+    control_file, library, cpu_s, wall_s, memory, vocab_size, *eos_token_ids = sys.argv[1:]
+    control = socket.socket(fileno=int(control_file))
     vocabulary = _core.Vocabulary.parse(sys.stdin.buffer.read())
     compiler = _core.GrammarCompiler(
-        setup["library"],
-        vocabulary,
-        setup["eos_token_ids"],
-        setup["vocab_size"],
-        for_trial=True,
+        library, vocabulary, list(map(int, eos_token_ids)), int(vocab_size), for_trial=True
     )
     del vocabulary
     _core.trim_heap()
-    Sandbox(control, compiler, Limits(**setup["limits"])).serve()
+    Sandbox(control, compiler, Limits(float(cpu_s), float(wall_s), int(memory))).serve()

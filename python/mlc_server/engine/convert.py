@@ -24,8 +24,8 @@ def sampling_params(options: SamplingOptions) -> _core.SamplingParams:
 
 def delta_from(item: _core.StepOutput) -> Delta:
     """A drained item without its request id; its fields are Delta's, in the same order."""
-    delta = Delta._make(item[1:])
-    if delta.logprobs is not None:
+    delta = tuple.__new__(Delta, item[1:])  # as _make() does it, without counting the fields
+    if item[4] is not None:
         delta = delta._replace(logprobs=_logprobs(item[4]))
     if item[10] is not None:
         queue_s, logprobs = item[10]

@@ -6,7 +6,6 @@ takes it seconds, or crashes it. What has compiled there within its limits compi
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
@@ -115,7 +114,7 @@ class GrammarProbe:
                 process = self._send(theirs)
             mine.settimeout(_REPLY_TIMEOUT_S)
             try:
-                mine.sendall(json.dumps([kind, source]).encode())
+                mine.sendall(f"{kind}\n{source}".encode("utf-8", "surrogatepass"))
                 mine.shutdown(socket.SHUT_WR)
                 reply = _read_all(mine)
             except OSError as error:
@@ -128,10 +127,9 @@ class GrammarProbe:
             raise Unavailable("too busy to compile a grammar that takes long; try again later")
         if reply in _FAULTS:
             raise GrammarRefused(_FAULTS[reply])
-        answer = json.loads(reply)
-        if "fault" in answer:
-            raise GrammarRefused(answer["fault"])
-        return int(answer["num_bytes"])
+        if reply.startswith(sandbox.FAULT):
+            raise GrammarRefused(reply[len(sandbox.FAULT) :].decode())
+        return int(reply[len(sandbox.SIZE) :])
 
     def close(self) -> None:
         """Ends the process; the next grammar starts another one."""
@@ -170,7 +168,7 @@ class GrammarProbe:
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         with theirs:
             process = subprocess.Popen(  # noqa: S603 -- itself, with nothing of a client's
-                [sys.executable, "-c", _PROGRAM, str(theirs.fileno())],
+                [sys.executable, "-c", _PROGRAM, str(theirs.fileno()), *self._arguments()],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
@@ -180,7 +178,7 @@ class GrammarProbe:
         assert process.stdin is not None
         try:
             with process.stdin as stdin:
-                stdin.write(self._setup())
+                stdin.write(self._vocabulary.serialize())
             mine.settimeout(_START_TIMEOUT_S)
             ready = mine.recv(1)
         except OSError as error:
@@ -192,18 +190,15 @@ class GrammarProbe:
         mine.settimeout(None)
         self._control, self._process, self._finalizer = mine, process, finalizer
 
-    def _setup(self) -> bytes:
-        setup = {
-            "library": str(self._library),
-            "eos_token_ids": self._eos_token_ids,
-            "vocab_size": self._vocab_size,
-            "limits": {
-                "cpu_s": limits.GRAMMAR_CPU_MS.default / 1e3,
-                "wall_s": limits.GRAMMAR_WALL_MS.default / 1e3,
-                "memory": limits.GRAMMAR_MEMORY_BYTES.default,
-            },
-        }
-        return json.dumps(setup).encode() + b"\n" + self._vocabulary.serialize()
+    def _arguments(self) -> list[str]:
+        return [
+            str(self._library),
+            str(limits.GRAMMAR_CPU_MS.default / 1e3),
+            str(limits.GRAMMAR_WALL_MS.default / 1e3),
+            str(limits.GRAMMAR_MEMORY_BYTES.default),
+            str(self._vocab_size),
+            *map(str, self._eos_token_ids),
+        ]
 
 
 def _end(process: subprocess.Popen[bytes], control: socket.socket) -> None:

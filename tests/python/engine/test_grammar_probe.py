@@ -216,19 +216,26 @@ def test_the_process_ends_with_its_owner() -> None:
 @pytest.mark.parametrize("when", ["before it is ready", "once it is ready"])
 def test_the_process_ends_quietly_with_a_server_that_dies(when: str) -> None:
     mine, theirs = socket.socketpair()
+    probe = new_probe()
     with theirs:
         process = subprocess.Popen(
-            [sys.executable, "-c", grammar_probe._PROGRAM, str(theirs.fileno())],
+            [
+                sys.executable,
+                "-c",
+                grammar_probe._PROGRAM,
+                str(theirs.fileno()),
+                *probe._arguments(),
+            ],
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
             pass_fds=[theirs.fileno()],
         )
     if when == "before it is ready":
         mine.close()
-        _, said = process.communicate(new_probe()._setup(), timeout=30)
+        _, said = process.communicate(probe._vocabulary.serialize(), timeout=30)
     else:
         assert process.stdin is not None
-        process.stdin.write(new_probe()._setup())
+        process.stdin.write(probe._vocabulary.serialize())
         process.stdin.close()
         process.stdin = None
         wait_for(lambda: bool(select.select([mine], [], [], 0)[0]), 30.0)
