@@ -184,6 +184,7 @@ RETRY_AFTER_S = Limit("retry_after", 1, "seconds", "Retry-After of a 503")
 ENCODE_INLINE_CHARACTERS = Limit(
     "encode_inline", 2048, "characters", "longest prompt tokenised on the event loop"
 )
+TOOLS_INLINE = Limit("tools_inline", 16, "tools", "most whose grammar is written on the event loop")
 PROMPT_THREADS = Limit("prompt_threads", 2, "threads", "threads that tokenise longer prompts")
 MAX_INLINE_MESSAGES = Limit(
     "messages_inline", 64, "messages", "longest conversation rendered on the event loop"

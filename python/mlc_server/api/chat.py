@@ -18,10 +18,12 @@ from mlc_server.api.sampling import check_scored, generation_request
 from mlc_server.api.service import ServedModel, Service
 from mlc_server.api.streamed import ChatStream, chat_events
 from mlc_server.api.template_input import tell_unread
-from mlc_server.api.tools import prepare, tool_use
+from mlc_server.api.tools import ToolUse, prepare, tool_use
 from mlc_server.errors import RequestError
+from mlc_server.limits import TOOLS_INLINE
 from mlc_server.protocol.chat import ChatCompletionRequest
 from mlc_server.protocol.responses import ResponseHead
+from mlc_server.text.workers import apart
 
 router = APIRouter()
 
@@ -65,11 +67,18 @@ async def _read_chat_request(
     return service.model_for(body.model), body
 
 
+async def _tool_use(model: ServedModel, body: ChatCompletionRequest) -> ToolUse | None:
+    arguments = (body, model.prompts.tools.format, model.tool_call_style)
+    if len(body.callable) <= TOOLS_INLINE.default:
+        return tool_use(*arguments)
+    return await apart(tool_use, *arguments)
+
+
 async def _begin(
     service: Service, model: ServedModel, body: ChatCompletionRequest, log: RequestLog
 ) -> Answer:
     """Submits the request to the engine."""
-    tools = tool_use(body, model.prompts.tools.format, model.tool_call_style)
+    tools = await _tool_use(model, body)
     prompt_ids = await chat_prompt(model, body, body.messages)
     request = generation_request(
         body,

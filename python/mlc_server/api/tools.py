@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,8 +31,6 @@ from mlc_server.text.tools.python_grammar import python_problem
 from mlc_server.text.tools.python_text import PythonTextWriter
 
 logger = logging.getLogger(__name__)
-
-_BLAME_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -173,16 +170,29 @@ async def prepare(
 
 
 async def _blame(service: Service, request: GenerationRequest, tools: ToolUse) -> None:
-    """Raises InvalidRequest for the first function that cannot be enforced by itself, if it is
-    found in time: all of them together may take long where none alone does."""
-    until_s = time.monotonic() + _BLAME_S
-    for function in tools.functions:
-        if time.monotonic() > until_s:
-            return
-        format_ = enforced_format(tools.format, [function])
-        source = required_grammar(format_, [function], parallel=False)
-        grammar = GrammarSpec("calls", source, param=f"{function.field}.parameters")
-        await service.prepare(replace(request, grammar=grammar))
+    """Raises InvalidRequest for a function that cannot be enforced by itself, if there is one.
+    There may be many, so it is looked for in halves."""
+    suspects = tools.functions
+    while len(suspects) > 1:
+        half = suspects[: len(suspects) // 2]
+        try:
+            await _compile(service, request, tools, half, "tools")
+            suspects = suspects[len(half) :]
+        except InvalidRequest:
+            suspects = half
+    await _compile(service, request, tools, suspects, f"{suspects[0].field}.parameters")
+
+
+async def _compile(
+    service: Service,
+    request: GenerationRequest,
+    tools: ToolUse,
+    functions: Sequence[Function],
+    param: str,
+) -> None:
+    format_ = enforced_format(tools.format, functions)
+    source = required_grammar(format_, functions, parallel=False)
+    await service.prepare(replace(request, grammar=GrammarSpec("calls", source, param=param)))
 
 
 class ChoiceReader:

@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
@@ -31,6 +32,7 @@ COMMANDS = {
     "compile": "compile a model library for a target",
 }
 STARTED_S = time.monotonic()
+EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
@@ -52,7 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run() -> NoReturn:
     """main() as a process, which ends with it."""
-    code = main()
+    try:
+        code = main()
+    except Exception:  # all of them with --debug, else what is a bug
+        traceback.print_exc()
+        code = EXIT_FAILED
     # Threads that load a model or make ready for grammars cannot be interrupted, and run without
     # the interpreter's lock: it must not be taken down under them.
     if any(thread.daemon for thread in threading.enumerate()):

@@ -1,4 +1,4 @@
-"""The threads that render and tokenise long prompts."""
+"""The threads that render and tokenise long prompts, and write the grammars of many tools."""
 
 from __future__ import annotations
 

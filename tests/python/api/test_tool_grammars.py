@@ -4,6 +4,7 @@ is the grammar's doing."""
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,7 +14,10 @@ import jsonschema
 import pytest
 import requests
 
+from mlc_server.api import chat as chat_module
+from mlc_server.api.tools import tool_use
 from mlc_server.engine import AsyncEngine
+from mlc_server.limits import TOOLS_INLINE
 from mlc_server.settings import ServerSettings
 from mlc_server.text.tools.support import ToolSupport
 from support.byte_model import byte_prompts
@@ -147,3 +151,23 @@ def test_a_function_that_need_not_be_enforced_is_not_refused(server: LiveServer)
     answer = post(server, tools=[tool(parameters=huge)], tool_choice="required", max_tokens=5)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "tools[0].function.parameters"
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_grammars_of_many_tools_are_written_off_the_event_loop(
+    server: LiveServer, monkeypatch: pytest.MonkeyPatch, more: int
+) -> None:
+    threads = []
+
+    def noted(*arguments: Any) -> Any:
+        threads.append(threading.current_thread())
+        return tool_use(*arguments)
+
+    monkeypatch.setattr(chat_module, "tool_use", noted)
+    names = [f"f{index}" for index in range(TOOLS_INLINE.default + more)]
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    answer = post(server, tools=tools, tool_choice="required", max_tokens=2000).json()
+    [call, *_] = answer["choices"][0]["message"]["tool_calls"]
+    assert call["function"]["name"] in names
+    loop_thread = server.on_loop(threading.current_thread)
+    assert [thread is loop_thread for thread in threads] == [not more]

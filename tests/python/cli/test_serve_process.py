@@ -190,6 +190,14 @@ def test_a_model_that_does_not_load_is_three_lines(load_s: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("load_s", ["0", "0.1", "0.3"])
+def test_a_traceback_does_not_wait_for_threads_either(load_s: str) -> None:
+    with process("--port", "0", "--debug", FAKE_LOAD_FAILS="1", FAKE_LOAD_S=load_s) as server:
+        assert server.end() == 1
+    assert any(line.startswith("Traceback (most recent call last)") for line in server.lines)
+    assert "mlc_server.errors.FormatError: the model is broken\n" in server.lines
+
+
 def test_a_model_that_cannot_answer_never_becomes_ready() -> None:
     with process("--port", "0", FAKE_THROW_AT_STEP="0") as server:
         assert server.end() == 2
