@@ -12,6 +12,7 @@ from typing import Any, Literal
 import orjson
 
 MAX_EVENTS = 100_000
+_PROCESS = 1  # no track has this number: viewers take that for the main thread
 
 Phase = Literal["B", "E", "i"]
 # (phase, name, request, microseconds, arguments)
@@ -40,11 +41,11 @@ class EventTrace:
     def to_json(self) -> bytes:
         """The trace, each request a track; one whose beginning is lost is left out."""
         tracks: dict[str, int] = {}
-        rows: list[dict[str, Any]] = []
+        rows = [_name("process_name", _PROCESS, "mlc_server")]
         for phase, name, request_id, at_us, arguments in self._events:
             if phase == "B" and name == "request":
-                tracks[request_id] = len(tracks) + 1
-                rows.append(_track_name(tracks[request_id], request_id))
+                tracks[request_id] = _PROCESS + 1 + len(tracks)
+                rows.append(_name("thread_name", tracks[request_id], request_id))
             if request_id not in tracks:
                 continue
             row: dict[str, Any] = {
@@ -52,7 +53,7 @@ class EventTrace:
                 "cat": "request",
                 "ph": phase,
                 "ts": at_us,
-                "pid": 1,
+                "pid": _PROCESS,
                 "tid": tracks[request_id],
             }
             if phase == "i":
@@ -63,5 +64,5 @@ class EventTrace:
         return orjson.dumps({"traceEvents": rows, "displayTimeUnit": "ms"})
 
 
-def _track_name(track: int, name: str) -> dict[str, Any]:
-    return {"name": "thread_name", "ph": "M", "pid": 1, "tid": track, "args": {"name": name}}
+def _name(kind: str, track: int, name: str) -> dict[str, Any]:
+    return {"name": kind, "ph": "M", "pid": _PROCESS, "tid": track, "args": {"name": name}}

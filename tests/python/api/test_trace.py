@@ -26,7 +26,9 @@ def test_requests_become_nested_slices() -> None:
             )
         dump = requests.post(f"{server.url}/debug/dump_event_trace", timeout=20).json()
     events = dump["traceEvents"]
-    names = {e["tid"]: e["args"]["name"] for e in events if e["ph"] == "M"}
+    assert [e["args"]["name"] for e in events if e["name"] == "process_name"] == ["mlc_server"]
+    names = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    assert not names.keys() & {e["pid"] for e in events}
     assert sorted(names.values()) == ["one", "refused", "two"]
     for track, name in names.items():
         of_track = [e for e in events if e["tid"] == track and e["ph"] != "M"]
@@ -102,7 +104,7 @@ def test_the_trace_is_one_that_its_viewers_open() -> None:
     assert dump.headers["content-type"] == "application/json"
     trace = dump.json()
     check_trace_format(trace)
-    assert len({event["tid"] for event in trace["traceEvents"]}) == 7
+    assert len({event["tid"] for event in trace["traceEvents"] if event["ph"] != "M"}) == 7
 
 
 def test_the_ring_is_bounded_and_drops_what_lost_its_beginning() -> None:
@@ -112,7 +114,7 @@ def test_the_ring_is_bounded_and_drops_what_lost_its_beginning() -> None:
         trace.add("i", "news", f"r{number}")
     trace.add("E", "request", "r0")
     rows = [e for e in json.loads(trace.to_json())["traceEvents"] if e["ph"] != "M"]
-    assert [(e["ph"], e["tid"]) for e in rows] == [("B", 1), ("i", 1)]
+    assert [(e["ph"], e["tid"]) for e in rows] == [("B", 2), ("i", 2)]
 
 
 def test_the_route_needs_both_flags() -> None:
