@@ -5,6 +5,7 @@ Contents:
     tensor      a tensor parameter.
     scalar      an int64 parameter.
     scratch     memory private to one task: registers or stack when small.
+    Variable    a value that changes from one iteration to the next.
     load, store contiguous vectors of a buffer.
     constant    a scalar literal.
     lane_max, lane_sum  reductions over 16 lanes in one fixed order.
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import tvm_ffi
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as builder
@@ -53,6 +55,22 @@ def scalar(name: str) -> Expr:
 def scratch(shape: Sequence[int], dtype: str = "float32") -> Any:
     """Uninitialised memory of the enclosing task; at most 1023 bytes live on the stack."""
     return builder.alloc_buffer(tuple(shape), dtype, scope="global", layout=None)
+
+
+class Variable:
+    """A scalar or vector in memory that LLVM keeps in a register."""
+
+    def __init__(self, initial: Expr) -> None:
+        dtype = tvm_ffi.dtype(str(initial.ty.dtype))
+        self._buffer = scratch((dtype.lanes,), str(dtype.with_lanes(1)))
+        self._at = tirx.Ramp(0, 1, dtype.lanes) if dtype.lanes > 1 else 0
+        self.store(initial)
+
+    def load(self) -> Expr:
+        return builder.bind(self._buffer[self._at])
+
+    def store(self, value: Expr) -> None:
+        builder.buffer_store(self._buffer, value, [self._at])
 
 
 def constant(value: float, dtype: str = "float32") -> Expr:

@@ -24,7 +24,6 @@ from mlc_server.build.kernels.cpu.vector_ops import let, splat
 from mlc_server.errors import CompileError
 
 Expr = Any  # a TIR expression (tvm ships no types)
-DotSums = tuple[Expr, ...]
 Operands = tuple[Expr, ...]
 
 LEVELS = ("avx512vnni", "avxvnni", "avx2", "neon", "portable")
@@ -56,7 +55,7 @@ class VectorIsa:
     max_tokens: int
     expanded_tokens: int
     min_expanded_rows: int
-    dot4_emitter: Callable[[VectorIsa, Expr, Expr, Expr], Expr]
+    dot4_emitter: Callable[[VectorIsa, Expr, Operands, Expr], Expr]
 
     @property
     def f32(self) -> str:
@@ -77,7 +76,7 @@ class VectorIsa:
         whole_panel = 32 // self.lanes
         if tokens == 1 and 2 * whole_panel + 4 <= self.registers:
             return whole_panel
-        return self.row_vectors // max(1, self._short_sums(bits))
+        return self.row_vectors
 
     def vectors_together(self, tokens: int, vectors: int) -> int:
         """Vectors of outputs whose dot products of a group are made and rescaled together.
@@ -92,73 +91,59 @@ class VectorIsa:
         """Whether the target converts vectors between f16 and f32 in hardware."""
         return self.name != "portable"
 
-    def loops_over_quads(self, bits: int, tokens: int) -> bool:
+    def loops_over_quads(self, bits: int) -> bool:
         """Whether the dot products of a group are a loop over its quads of columns.
 
         Of straight code LLVM finishes one row's sums before the next one's, while the weights of
-        the whole group wait in memory where registers are few.
+        the whole group wait in memory where registers are few; and it asks for all the memory of
+        a group at once, more than a core can have on its way.
         """
-        return tokens > 1 and self._short_sums(bits) > 0
-
-    def takes_vectors_in_turn(self, bits: int, tokens: int) -> bool:
-        """Whether the quads of a byte of weights are multiplied vector by vector, for one row.
-
-        Quad by quad, the other nibbles of all vectors wait, in memory where registers are few.
-        """
-        return tokens == 1 and self._short_sums(bits) > 0
+        return self.name == "avx2" and bits <= 8
 
     @property
     def dots_take_lanes(self) -> bool:
         """Whether a dot product takes its quad from a lane of a register, without a broadcast."""
         return self.name == "neon"
 
-    def dot_begin(self, start: Expr, bits: int) -> DotSums:
-        """Sums whose value is `start` (i32 x lanes), to pass through `dot4`; bits is 4 or 8."""
-        short = splat(0, 2 * self.lanes, "int16")
-        return (short,) * self._short_sums(bits) or (start,)
+    def dot_begin(self, start: Expr, bits: int) -> Expr:
+        """A sum whose value is `start` (i32 x lanes), to pass through `dot4`; bits is 4 or 8."""
+        return splat(0, 2 * self.lanes, "int16") if self._sums_nibbles(bits) else start
 
     def dot_operands(self, weights: Expr, bits: int) -> Operands:
         """What `dot4` takes of weights u8 x (4 * lanes), values below 2**bits."""
-        if self._short_sums(bits) == 2:
-            words = tirx.reinterpret(f"uint16x{2 * self.lanes}", weights)
-            mask = splat(0x0F0F, 2 * self.lanes, "uint16")
-            high = (words >> splat(4, 2 * self.lanes, "uint16")) & mask
-            return let(words & mask), let(high)
         if self.dot_bias(bits):
-            return (let(weights ^ splat(0x80, 4 * self.lanes, "uint8")),)
+            weights = let(weights ^ splat(0x80, 4 * self.lanes, "uint8"))
+        if self.name == "avx2" and bits == 8:
+            signed = let(tirx.reinterpret(f"int8x{4 * self.lanes}", weights))
+            overflows = tirx.const(0, "bool")  # -128 stays, which is 128 unsigned
+            return signed, let(_intrinsic("int8x32", "llvm.abs", signed, overflows))
         return (weights,)
 
-    def dot4(self, sums: DotSums, operands: Operands, quad: Expr) -> DotSums:
+    def dot4(self, total: Expr, operands: Operands, quad: Expr) -> Expr:
         """Adds `sum_{i<4} (weights[4l+i] - dot_bias(bits)) * quad[i]` to lane l, exactly.
 
         operands: `dot_operands` of the weights; quad: scalar int32 holding 4 signed bytes, lowest
         byte first, each in [-127, 127]. At most 8 calls (a group of 32) between `dot_begin` and
         `dot_end`.
         """
-        pairs = zip(sums, operands, strict=True)
-        return tuple(let(self.dot4_emitter(self, acc, value, quad)) for acc, value in pairs)
+        return let(self.dot4_emitter(self, total, operands, quad))
 
-    def dot_end(self, sums: DotSums, start: Expr, bits: int) -> Expr:
-        """The sums, i32 x lanes; `start` as given to `dot_begin`."""
-        if not self._short_sums(bits):
-            return sums[0]
-        total = start
-        for index, short in enumerate(sums):
-            place = splat(16**index, 2 * self.lanes, "int16")
-            total = total + _intrinsic(self.i32, "llvm.x86.avx2.pmadd.wd", short, place)
-        return total
+    def dot_end(self, total: Expr, start: Expr, bits: int) -> Expr:
+        """The sum, i32 x lanes; `start` as given to `dot_begin`."""
+        if not self._sums_nibbles(bits):
+            return total
+        return start + _add_pairs(self, total)
 
-    def _short_sums(self, bits: int) -> int:
-        """In how many sums of 16 bits a dot product is kept; 0: in one of 32 bits.
-
-        One a nibble of the weights on avx2, which adds up pairs of products in 16 bits: those of
-        bytes would saturate, 8 quads of nibbles fit (8 * 2 * 15 * 127 = 30480).
-        """
-        return bits // 4 if self.name == "avx2" and bits <= 8 else 0
+    def _sums_nibbles(self, bits: int) -> bool:
+        """Whether a dot product is kept in sums of 16 bits: 8 * 2 * 15 * 127 = 30480 fits."""
+        return self.name == "avx2" and bits == 4
 
     def dot_bias(self, bits: int) -> int:
-        """What `dot4` subtracts from each weight: sdot has no unsigned operand."""
-        return 128 if self.name == "neon" and bits == 8 else 0
+        """What `dot4` subtracts from each byte of weights.
+
+        sdot has no unsigned operand, and vpmaddubsw would saturate: 2 * 255 * 127 > 2**15.
+        """
+        return 128 if self.name in {"neon", "avx2"} and bits == 8 else 0
 
 
 def _intrinsic(dtype: str, name: str, *args: Expr) -> Expr:
@@ -169,35 +154,48 @@ def _broadcast_quad(quad: Expr, lanes: int) -> Expr:
     return tirx.reinterpret(f"int8x{4 * lanes}", tirx.Broadcast(quad, lanes))
 
 
-def _dot4_vnni(isa: VectorIsa, acc: Expr, weights: Expr, quad: Expr) -> Expr:
+def _add_pairs(isa: VectorIsa, words: Expr) -> Expr:
+    """i16 x (2 * lanes) -> i32 x lanes: the sums of words 2 i and 2 i + 1."""
+    ones = splat(1, 2 * isa.lanes, "int16")
+    return _intrinsic(isa.i32, "llvm.x86.avx2.pmadd.wd", words, ones)
+
+
+def _dot4_vnni(isa: VectorIsa, acc: Expr, operands: Operands, quad: Expr) -> Expr:
     lanes = isa.lanes
     # LLVM 22 takes the multiplicands as byte vectors; an i32 operand fails verification.
     bytes_type = f"int8x{4 * lanes}"
     name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
-    unsigned = tirx.reinterpret(bytes_type, weights)
+    unsigned = tirx.reinterpret(bytes_type, operands[0])
     return _intrinsic(isa.i32, name, acc, unsigned, _broadcast_quad(quad, lanes))
 
 
-def _dot4_avx2(isa: VectorIsa, acc: Expr, nibbles: Expr, quad: Expr) -> Expr:
-    """`acc` is i16 x (2 * lanes): the sums of bytes 2 i and 2 i + 1 (`VectorIsa._short_sums`)."""
-    operand = tirx.reinterpret("int8x32", nibbles)
-    signed = _broadcast_quad(quad, isa.lanes)
-    return acc + _intrinsic("int16x16", "llvm.x86.avx2.pmadd.ub.sw", operand, signed)
+def _dot4_avx2(isa: VectorIsa, acc: Expr, operands: Operands, quad: Expr) -> Expr:
+    """Nibbles: `acc` is i16 x (2 * lanes), the sums of bytes 2 i and 2 i + 1.
+
+    Bytes come as (signed, magnitude) and take the sign to the activations; a pair of products is
+    at most 2 * 128 * 127 = 32512.
+    """
+    activations = _broadcast_quad(quad, isa.lanes)
+    unsigned = tirx.reinterpret("int8x32", operands[-1])
+    if len(operands) == 2:
+        activations = _intrinsic("int8x32", "llvm.x86.avx2.psign.b", activations, operands[0])
+    pairs = _intrinsic("int16x16", "llvm.x86.avx2.pmadd.ub.sw", unsigned, activations)
+    return acc + (_add_pairs(isa, pairs) if len(operands) == 2 else pairs)
 
 
-def _dot4_neon(isa: VectorIsa, acc: Expr, weights: Expr, quad: Expr) -> Expr:
+def _dot4_neon(isa: VectorIsa, acc: Expr, operands: Operands, quad: Expr) -> Expr:
     name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
-    signed = tirx.reinterpret("int8x16", weights)
+    signed = tirx.reinterpret("int8x16", operands[0])
     return _intrinsic(isa.i32, name, acc, signed, _broadcast_quad(quad, isa.lanes))
 
 
-def _dot4_portable(isa: VectorIsa, acc: Expr, weights: Expr, quad: Expr) -> Expr:
+def _dot4_portable(isa: VectorIsa, acc: Expr, operands: Operands, quad: Expr) -> Expr:
     lanes = isa.lanes
 
     def constant(value: int) -> Expr:
         return splat(value, lanes, "int32")
 
-    words = tirx.reinterpret(isa.i32, weights)
+    words = tirx.reinterpret(isa.i32, operands[0])
     for i in range(4):
         weight = (words >> constant(8 * i)) & constant(0xFF)
         activation = (quad << tirx.const(24 - 8 * i, "int32")) >> tirx.const(24, "int32")

@@ -3,7 +3,7 @@
 Contents:
     RegisterBlock     what a block computes.
     QuantizedBlock    integer dot products per group of 32 columns, then one rescale.
-    float_block       f32 fma over columns, for f16 and f32 weights.
+    FloatBlock        f32 fma over columns, for f16 and f32 weights.
 
 A block holds `vectors_for(tokens)` vectors of outputs x `tokens` rows of f32 accumulators in
 registers; on avx2 they may wait on the stack while a group's 16-bit sums are made.
@@ -17,12 +17,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import tvm_ffi
 from tvm import tirx
 from tvm.tirx.script.builder import ir as builder
 
-from mlc_server.build.kernels.cpu.frame import scratch
-from mlc_server.build.kernels.cpu.isa import DotSums, VectorIsa
+from mlc_server.build.kernels.cpu.frame import Variable, scratch
+from mlc_server.build.kernels.cpu.isa import VectorIsa
 from mlc_server.build.kernels.cpu.packed_matrix import PANEL_ROWS, PackedMatrix
 from mlc_server.build.kernels.cpu.vector_ops import GROUP, f16_to_f32, fma, let, splat
 
@@ -85,7 +84,7 @@ class RegisterBlock(ABC):
             builder.buffer_store(acc, value, [slot])
         with builder.serial(0, steps) as step:
             block = let(base + step * self._matrix.block_bytes)
-            self._prefetch(block, step, vectors)
+            self._prefetch(block, step, vectors * lanes)
             values = self._emit_step(block, step, [[acc[s] for s in r] for r in slots])
             for slot, value in zip(flat, [v for r in values for v in r], strict=True):
                 builder.buffer_store(acc, value, [slot])
@@ -95,16 +94,21 @@ class RegisterBlock(ABC):
     def _emit_step(self, block: Expr, step: Expr, acc: list[list[Expr]]) -> list[list[Expr]]:
         """One iteration over K; `block` is its first byte in the arena. Returns the new acc."""
 
-    def _prefetch(self, block: Expr, step: Expr, vectors: int) -> None:
-        """Asks for a block a fixed distance ahead: the share of these outputs among the panel's.
+    def _prefetch(self, block: Expr, step: Expr, outputs: int) -> None:
+        """Asks for what the block of `step` needs of memory, some steps before it."""
+        del step
+        self._prefetch_ahead(block, outputs * self._matrix.block_bytes // PANEL_ROWS)
+
+    def _prefetch_ahead(self, block: Expr, nbytes: int, part: Expr = 0) -> None:
+        """Part `part` of the same, of `nbytes`: a fixed distance ahead, these outputs' share.
 
         An address past the arena is no error.
         """
-        row_bytes = self._matrix.block_bytes // PANEL_ROWS
         distance = min(PREFETCH_DISTANCE, self._matrix.panel_bytes)
-        start = let(block + self._first * row_bytes)
-        for line in range(0, vectors * self._isa.lanes * row_bytes, CACHE_LINE):
-            self._ask_for(start + (distance + line))
+        row_bytes = self._matrix.block_bytes // PANEL_ROWS
+        start = let(block + self._first * row_bytes + (part * nbytes + distance))
+        for line in range(0, nbytes, CACHE_LINE):
+            self._ask_for(start + line)
 
     def _ask_for(self, place: Expr) -> None:
         """Prefetches the cache line of byte `place` of the arena, or beyond it."""
@@ -128,6 +132,15 @@ class RegisterBlock(ABC):
 
 
 class QuantizedBlock(RegisterBlock):
+    def _prefetch(self, block: Expr, step: Expr, outputs: int) -> None:
+        if not self._isa.loops_over_quads(self._matrix.bits):
+            super()._prefetch(block, step, outputs)
+
+    def _prefetch_pass(self, block: Expr, passed: Expr, outputs: int) -> None:
+        """Its share for one pass of a loop over quads: evenly, so that requests do not queue."""
+        row_bytes = self._matrix.block_bytes // PANEL_ROWS
+        self._prefetch_ahead(block, -(-outputs * row_bytes // self._passes), passed)
+
     def _emit_step(self, block: Expr, step: Expr, acc: list[list[Expr]]) -> list[list[Expr]]:
         together = self._isa.vectors_together(len(acc), len(acc[0]))
         result: list[list[Expr]] = [[] for _ in acc]
@@ -151,41 +164,35 @@ class QuantizedBlock(RegisterBlock):
         ]
         return self._rescale(block, step, ends, acc)
 
-    def _dots(
-        self, block: Expr, step: Expr, starts: list[Expr], vectors: int
-    ) -> list[list[DotSums]]:
+    def _dots(self, block: Expr, step: Expr, starts: list[Expr], vectors: int) -> list[list[Expr]]:
         """The group's sums [token][vector], to be ended."""
         isa, bits = self._isa, self._matrix.bits
         quads = [self._quads(token, step) for token in range(len(starts))]
         dots = [[isa.dot_begin(start, bits)] * vectors for start in starts]
-        if not isa.loops_over_quads(bits, len(starts)):
+        if not isa.loops_over_quads(bits):
             for passed in range(self._passes):
                 self._add_quads(dots, quads, self._weights(block, step, vectors, passed))
             return dots
-        sums = _Sums(dots)
+        sums = [[Variable(value) for value in values] for values in dots]
         # Always `_passes`, but LLVM must not know: it would unroll the loop.
         passes = let(tirx.Cast("int32", tirx.min(self._arena.shape[0], self._passes)))
         with builder.serial(0, passes) as passed:
-            dots = sums.load()
+            self._prefetch_pass(block, passed, vectors * isa.lanes)
+            dots = [[place.load() for place in places] for places in sums]
             self._add_quads(dots, quads, self._weights(block, step, vectors, passed))
-            sums.store(dots)
-        return sums.load()
+            for places, values in zip(sums, dots, strict=True):
+                for place, value in zip(places, values, strict=True):
+                    place.store(value)
+        return [[place.load() for place in places] for places in sums]
 
     def _add_quads(
         self,
-        dots: list[list[DotSums]],
+        dots: list[list[Expr]],
         quads: list[Callable[[Expr], Expr]],
         weights: Iterable[tuple[Expr, list[Expr]]],
     ) -> None:
         """Adds to `dots` what `weights` of some quads of columns make."""
         isa, bits = self._isa, self._matrix.bits
-        if isa.takes_vectors_in_turn(bits, len(dots)):
-            taken = [(let(quads[0](index)), vectors) for index, vectors in weights]
-            for v in range(len(dots[0])):
-                for quad, vectors in taken:
-                    operands = isa.dot_operands(vectors[v], bits)
-                    dots[0][v] = isa.dot4(dots[0][v], operands, quad)
-            return
         for index, vectors in weights:
             shared = [isa.dot_operands(weight, bits) for weight in vectors]
             for token, sums in enumerate(dots):
@@ -291,32 +298,7 @@ class QuantizedBlock(RegisterBlock):
         return scale, self._load_floats(start + matrix.scales_bytes, matrix.scale_dtype)
 
 
-class _Sums:
-    """Sums [token][vector] that a loop adds to, in memory that LLVM keeps in registers."""
-
-    def __init__(self, initial: list[list[DotSums]]) -> None:
-        self._places = [[[_variable(value) for value in sums] for sums in row] for row in initial]
-
-    def load(self) -> list[list[DotSums]]:
-        return [[tuple(let(b[at]) for b, at in sums) for sums in row] for row in self._places]
-
-    def store(self, dots: list[list[DotSums]]) -> None:
-        for row, values in zip(self._places, dots, strict=True):
-            for places, sums in zip(row, values, strict=True):
-                for (buffer, at), value in zip(places, sums, strict=True):
-                    builder.buffer_store(buffer, value, [at])
-
-
-def _variable(value: Expr) -> tuple[Buffer, Expr]:
-    """A buffer that holds `value`, and the index of all of it."""
-    dtype = tvm_ffi.dtype(str(value.ty.dtype))
-    buffer = scratch((dtype.lanes,), str(dtype.with_lanes(1)))
-    at = tirx.Ramp(0, 1, dtype.lanes)
-    builder.buffer_store(buffer, value, [at])
-    return buffer, at
-
-
-class _FloatBlock(RegisterBlock):
+class FloatBlock(RegisterBlock):
     def _emit_step(self, block: Expr, step: Expr, acc: list[list[Expr]]) -> list[list[Expr]]:
         matrix, lanes = self._matrix, self._isa.lanes
         starts = [(self._first + v * lanes) * matrix.float_bytes for v in range(len(acc[0]))]
@@ -327,13 +309,3 @@ class _FloatBlock(RegisterBlock):
             pairs = zip(weights, sums, strict=True)
             result.append([let(fma(weight, x, total, lanes)) for weight, total in pairs])
         return result
-
-
-def quantized_block(*args: Any) -> RegisterBlock:
-    """Block over q4_* and q8 weights; activations are (xq, xs, xi, xss)."""
-    return QuantizedBlock(*args)
-
-
-def float_block(*args: Any) -> RegisterBlock:
-    """Block over f16 and f32 weights; activations are (x,)."""
-    return _FloatBlock(*args)

@@ -177,10 +177,13 @@ class ExpandedUnit(QuantizedBlock):
                 epilogue.put(0, output, lanes, value)
             epilogue.end()
 
-    def _prefetch(self, block: Expr, step: Expr, vectors: int) -> None:
-        del block, vectors
+    def _prefetch(self, block: Expr, step: Expr, outputs: int) -> None:
+        del block, outputs
         with builder.serial(0, self._lines) as line:
             self._ask_for(self._next_line + (step * self._lines + line) * CACHE_LINE)
+
+    def _prefetch_pass(self, block: Expr, passed: Expr, outputs: int) -> None:
+        """Nothing: weights are in the cache, and `_prefetch` asks for what comes next."""
 
     @property
     def _passes(self) -> int:

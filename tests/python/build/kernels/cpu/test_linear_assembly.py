@@ -37,19 +37,17 @@ def dot_loops(spec: LinearSpec, level: str) -> list[tuple[int, Code]]:
 
 
 def dots(isa: VectorIsa, bits: int, tokens: int) -> int:
-    """Dot instructions of a loop over the group's quads, or of straight code for all of them.
+    """Dot instructions of straight code for the group's 8 quads, or of a loop over them.
 
-    Of avx2 a loop takes 1 quad of bytes, or the 2 of a byte of nibbles; bytes are 2 instructions.
+    A loop takes 1 quad of bytes, or the 2 of a byte of nibbles.
     """
-    quads = 2 if isa.loops_over_quads(bits, tokens) else 8
-    if isa.name == "avx2" and bits == 8:
-        quads = 2 * quads if quads == 8 else 2
+    quads = 8 // bits if isa.loops_over_quads(bits) else 8
     return quads * isa.vectors_for(tokens, bits) * tokens
 
 
 @each_case
 def test_each_row_count_has_a_loop_of_dot_products(spec: LinearSpec, level: str) -> None:
-    """A block of t rows multiplies 8 quads of each output vector: t * vectors * 8 dots."""
+    """Straight code of t rows multiplies 8 quads of each output vector: t * vectors * 8 dots."""
     isa, bits = isa_of(level), spec.matrix.bits
     found = {count for count, _ in dot_loops(spec, level)}
     doubled = {count // 2 for count in found} if level == "avx2" else set()  # short loops
@@ -61,8 +59,6 @@ def test_each_row_count_has_a_loop_of_dot_products(spec: LinearSpec, level: str)
 def allowed_spills(level: str, bits: int, count: int) -> int:
     """Vectors that may go to the stack or come back in a loop of `count` dots: none, except
 
-    avx2, one row     8 sums of a panel (of bytes 12) and their operands, of 16 registers; half a
-                      panel at a time, or a loop over quads, does without and is 2 to 12 % slower
     avxvnni, 3 rows   12 sums and their operands, of 16 registers; 2 rows take no place on the
                       stack and a tenth more instructions a dot
     neon, 5 rows      20 sums and 10 vectors of activations, of 32 registers; 4 rows take as many
@@ -70,8 +66,6 @@ def allowed_spills(level: str, bits: int, count: int) -> int:
     neon, bytes       the constant that sums start from, once a group
     """
     isa = isa_of(level)
-    if level == "avx2" and count == dots(isa, bits, 1):
-        return {4: 2, 8: 26}[bits]
     if level == "avxvnni" and bits == 4 and count == dots(isa, bits, 3):
         return 4
     if level == "neon" and count == dots(isa, bits, 5):
