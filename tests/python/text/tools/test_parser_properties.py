@@ -121,7 +121,7 @@ def conversations(draw: Draw[Any]) -> tuple[str, str, str, list[Call], str]:
     return format_, text, before, calls, "\n" + after if after else ""
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(conversations(), st.data())
 def test_calls_are_found_as_they_were_written(
     case: tuple[str, str, str, list[Call], str], data: st.DataObject
@@ -193,7 +193,7 @@ def occurrences(text: str, part: str) -> list[int]:
     return [match.start() for match in re.finditer(f"(?={re.escape(part)})", text)]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(damaged(), st.data())
 def test_nothing_of_a_damaged_text_is_lost(case: tuple[str, str], data: st.DataObject) -> None:
     format_, text = case

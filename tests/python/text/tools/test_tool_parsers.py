@@ -224,7 +224,7 @@ SNIPPETS = st.sampled_from(
 TEXTS = st.lists(SNIPPETS | st.text(max_size=3), max_size=8).map("".join)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.sampled_from(FORMATS), TEXTS, st.booleans(), st.data())
 def test_how_text_is_cut_changes_nothing(
     format_: str, text: str, eager: bool, data: st.DataObject
@@ -234,7 +234,7 @@ def test_how_text_is_cut_changes_nothing(
     assert parse(format_, pieces, eager=eager) == parse(format_, [text], eager=eager)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.sampled_from(FORMATS), TEXTS)
 @example("hermes", "<tool_call><tool_call>")
 def test_reported_calls_are_whole_and_known(format_: str, text: str) -> None:
