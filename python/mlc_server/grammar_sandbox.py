@@ -174,9 +174,7 @@ def _try_out(compiler: _core.GrammarCompiler, limits: Limits, reply: socket.sock
     kind, _, source = _read_all(reply).decode("utf-8", "surrogatepass").partition("\n")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _lower(resource.RLIMIT_STACK, _STACK_BYTES)
-    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 -- pathlib is large
-        pages = int(file.read().split()[0])
-    _lower(resource.RLIMIT_AS, pages * resource.getpagesize() + limits.memory)
+    _bound_memory(limits.memory)
     signal.setitimer(signal.ITIMER_PROF, limits.cpu_s)
     before = _core.heap_bytes()
     try:
@@ -187,6 +185,14 @@ def _try_out(compiler: _core.GrammarCompiler, limits: Limits, reply: socket.sock
         answer = FAULT + error.message.encode()
     signal.setitimer(signal.ITIMER_PROF, 0)
     _answer(reply, answer)
+
+
+def _bound_memory(nbytes: int) -> None:
+    """To so much more than it has; only by what CPU time can fill where there is no /proc."""
+    with contextlib.suppress(FileNotFoundError):
+        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 -- pathlib is large
+            pages = int(file.read().split()[0])
+        _lower(resource.RLIMIT_AS, pages * resource.getpagesize() + nbytes)
 
 
 def _answer(reply: socket.socket, answer: bytes) -> None:
