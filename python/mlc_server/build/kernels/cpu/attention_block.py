@@ -295,9 +295,9 @@ def _emit_values(
     widest = 1
     while block.fits(widest + 1):
         widest += 1
+    coming = _keys_after(block, table_first, is_last)
     for begin in range(0, components, widest):
         columns = range(begin, min(begin + widest, components))
-        coming = _keys_after(block, table_first, is_last) if begin == 0 else None
         _emit_value_columns(block, table_first, vectors, first_pair, columns=columns, coming=coming)
 
 
@@ -328,12 +328,12 @@ def _emit_value_columns(
     with builder.serial(0, vectors) as v:
         page = block.task.page_at(table_first + v)
         if coming is not None:
+            # A share of the page in every loop: all of it at once would fill the queue to memory.
             ahead = block.task.page_at(tirx.min(coming.first + v, coming.last))
+            share = range(columns.start * LANES * PAGE_SIZE, columns.stop * LANES * PAGE_SIZE)
+            for element in share[::_LINE_ELEMENTS]:
+                block.task.prefetch(0, ahead, tirx.const(element, "int32"), coming.kv_head)
         with builder.serial(0, PAGE_SIZE) as token:
-            if coming is not None:
-                # A token's share of the page: 16 tokens, head_dim components.
-                for element in range(0, dim, _LINE_ELEMENTS):
-                    block.task.prefetch(0, ahead, token * dim + element, coming.kv_head)
             weight_at = let(first_pair * SPLIT + v * LANES + token)
             weights = [
                 let(tirx.Broadcast(block.scores[weight_at + p * SPLIT], LANES))
