@@ -81,19 +81,22 @@ class Traffic:
 
     weight_bytes: int  # read by a decode step, whatever its batch
     kv_bytes_per_token: int  # read for every token of context
-    operations_per_token: int  # of the layers' matrices
+    operations_per_token: int  # of the layers' matrices that a prompt's tokens pass through
 
     @staticmethod
     def of(metadata: dict[str, Any]) -> Traffic:
         entries = metadata["weights"]["entries"]
         untied = any(entry["name"] == "lm_head" for entry in entries)
+        last = f"model.layers.{metadata['num_layers'] - 1}."
         streamed = operations = 0
         for entry in entries:
             is_embedding = entry["name"] == "model.embed_tokens"
             if not (is_embedding and untied):  # a lookup reads single rows
                 streamed += entry["nbytes"]
             shape = entry["source_shapes"][0]
-            if entry["name"].startswith("model.layers.") and len(shape) == 2:
+            # Behind the last layer's attention go only rows whose logits are wanted.
+            is_passed = not entry["name"].startswith(last) or "qkv_proj" in entry["name"]
+            if entry["name"].startswith("model.layers.") and len(shape) == 2 and is_passed:
                 per_word = 8 if entry["source_dtypes"][0] == "uint32" else 1
                 operations += 2 * shape[0] * shape[1] * per_word
         kv_bytes = metadata["kv"]["bytes_per_page"] // metadata["kv"]["page_size"]

@@ -252,7 +252,7 @@ def attention_cases(kernels: Kernels, name: str) -> Iterator[Case]:
 def row_cases(kernels: Kernels, name: str, all_rows: Sequence[int]) -> Iterator[Case]:
     """Kernels that only pass over rows: norms, rotary embedding, embedding lookup."""
     label = name.partition("_q")[0] if name.startswith("embedding") else name
-    label = label.replace(f"_{kernels.model.hidden_size}_quantized", "").replace("_", " ")
+    label = label.partition(f"_{kernels.model.hidden_size}_")[0].replace("_", " ")
     for rows in all_rows:
         call = kernels.arguments(name, rows, [0])
         arrays = [a for a in call if not isinstance(a, int)]

@@ -2,11 +2,13 @@
 
 A layer is eight calls of hand-scheduled kernels: norm, qkv, rotary with the KV write, attention,
 o_proj with the residual, norm, gate_up with SiLU, down_proj with the residual. Activations are
-quantised by the kernel that makes them, when the linear layer that reads them is.
+quantised by the kernel that makes them, when the linear layer that reads them is. Behind the last
+layer's attention only the rows whose logits are wanted go on: of a prompt, most often one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tvm.relax.frontend import nn
@@ -18,6 +20,7 @@ from mlc_server.build.kernels.cpu.embedding import embedding_function, embedding
 from mlc_server.build.kernels.cpu.isa import VectorIsa
 from mlc_server.build.kernels.cpu.linear import LinearSpec, linear_function
 from mlc_server.build.kernels.cpu.norm import RmsNormSpec, quantize_kernel, rms_norm_kernel
+from mlc_server.build.kernels.cpu.pick_rows import Columns, pick_rows_kernel, pick_rows_name
 from mlc_server.build.kernels.cpu.rope import rotary_kernel, rotary_table_kernel, turns_per_token
 from mlc_server.build.kernels.cpu.vector_ops import GROUP
 from mlc_server.build.library_metadata import Limits, WeightLayout
@@ -60,29 +63,36 @@ class Context:
             self.workspace(f"{role}_scaled_totals", (rows, groups), "float32"),
         ]
 
+    def pick_rows(self, tensors: Sequence[Tensor], rows: Tensor) -> list[Tensor]:
+        """Copies of the `rows` of each tensor."""
+        columns = [Columns(int(t.shape[1]), t.dtype) for t in tensors]
+        copies = [
+            self.workspace(f"picked_{i}", (rows.shape[0], c.width), c.dtype)
+            for i, c in enumerate(columns)
+        ]
+        return self.call(
+            pick_rows_name(columns),
+            lambda: pick_rows_kernel(columns),
+            [*tensors, rows],
+            copies,
+        )
+
 
 class RmsNorm(nn.Module):  # type: ignore[misc] # tvm ships no types
     """RMSNorm whose output is what matrix `consumer` reads."""
 
-    def __init__(
-        self, context: Context, name: str, consumer: str, *, gathered: bool = False
-    ) -> None:
+    def __init__(self, context: Context, name: str, consumer: str) -> None:
         self._context = context
         self._offset = context.layout.offset(name)
         quantize = context.is_quantized(consumer)
         config = context.config
-        self._spec = RmsNormSpec(config.hidden_size, config.rms_norm_eps, quantize, gathered)
+        self._spec = RmsNormSpec(config.hidden_size, config.rms_norm_eps, quantize)
 
-    def forward(self, x: Tensor, weights: Tensor, picked: Tensor | None = None) -> Activations:
+    def forward(self, x: Tensor, weights: Tensor) -> Activations:
         spec = self._spec
-        inputs = [x] if picked is None else [x, picked]
-        role = "normed" if picked is None else "normed_picked"
-        outputs = self._context.activations(role, inputs[-1].shape[0], spec.size, spec.quantize)
+        outputs = self._context.activations("normed", x.shape[0], spec.size, spec.quantize)
         return self._context.call(
-            spec.name,
-            lambda: rms_norm_kernel(spec),
-            [*inputs, weights, self._offset],
-            outputs,
+            spec.name, lambda: rms_norm_kernel(spec), [x, weights, self._offset], outputs
         )
 
 
@@ -110,12 +120,16 @@ class Linear(nn.Module):  # type: ignore[misc] # tvm ships no types
 
 
 class Attention(nn.Module):  # type: ignore[misc] # tvm ships no types
-    """Rotary embedding, KV write and attention of one layer, added to the residual stream."""
+    """Rotary embedding, KV write and attention of one layer, added to the residual stream.
+
+    The last layer's adds it for the step's logit rows only, and gives only those.
+    """
 
     def __init__(self, context: Context, layer: int) -> None:
         prefix = f"model.layers.{layer}.self_attn"
         self._context = context
         self._layer = layer
+        self._is_last = layer == context.config.num_layers - 1
         self._qkv = Linear(context, f"{prefix}.qkv_proj")
         self._output = Linear(context, f"{prefix}.o_proj", "residual_inplace")
         self._quantize = context.is_quantized(f"{prefix}.o_proj")
@@ -135,6 +149,8 @@ class Attention(nn.Module):  # type: ignore[misc] # tvm ships no types
             [kv, context.workspace("q", (step.rows, shape.width), "float32")],
         )
         mixed = self._attend(q, kv, step)
+        if self._is_last:
+            hidden, *mixed = context.pick_rows([hidden, *mixed], step.logit_rows)
         (hidden,) = self._output(mixed, step.weights, [hidden])
         return hidden, kv
 
@@ -186,7 +202,7 @@ class Layer(nn.Module):  # type: ignore[misc] # tvm ships no types
         hidden, kv = self._attention(normed, hidden, kv, step)
         normed = self._mlp_norm(hidden, weights)
         width = context.config.intermediate_size
-        gated = context.activations("gated", step.rows, width, self._gated_quantized)
+        gated = context.activations("gated", hidden.shape[0], width, self._gated_quantized)
         gated = self._gate_up(normed, weights, gated)
         (hidden,) = self._down(gated, weights, [hidden])
         return hidden, kv
@@ -202,7 +218,7 @@ class LlamaForCausalLM(nn.Module):  # type: ignore[misc] # tvm ships no types
         head = "model.embed_tokens" if config.tie_word_embeddings else "lm_head"
         self._context = context
         self._layers = [Layer(context, index) for index in range(config.num_layers)]
-        self._norm = RmsNorm(context, "model.norm.weight", head, gathered=True)
+        self._norm = RmsNorm(context, "model.norm.weight", head)
         self._head = Linear(context, head)
 
     def forward(  # noqa: PLR0917 - the library's calling convention
@@ -226,13 +242,14 @@ class LlamaForCausalLM(nn.Module):  # type: ignore[misc] # tvm ships no types
             page_table,
             attention_items,
             combine_items,
+            logit_rows,
             weights,
             self._rotary_table(positions),
         )
         hidden = self._embed(token_ids, weights)
         for layer in self._layers:
             hidden, kv_pages = layer(hidden, kv_pages, step)
-        normed = self._norm(hidden, weights, logit_rows)
+        normed = self._norm(hidden, weights)
         logits_shape = (logit_rows.shape[0], self._context.config.vocab_size)
         out = self._context.workspace("logits", logits_shape, "float32")
         (logits,) = self._head(normed, weights, [out])

@@ -27,6 +27,7 @@ class Step:
     page_table: Tensor
     attention_items: Tensor
     combine_items: Tensor
+    logit_rows: Tensor
     weights: Tensor
     rotary_table: Tensor
 

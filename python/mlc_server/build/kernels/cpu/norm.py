@@ -1,7 +1,7 @@
 """RMSNorm, and the quantisation of rows, as input of the linear layers.
 
 Contents:
-    RmsNormSpec       length, epsilon, output kind, all rows or those listed.
+    RmsNormSpec       length, epsilon, output kind.
     rms_norm_kernel   the PrimFunc of a spec.
     quantize_kernel   f32 rows -> quantised rows, without a norm.
 
@@ -44,12 +44,11 @@ _CHAINS = 4
 
 @dataclass(frozen=True)
 class RmsNormSpec:
-    """`size`: elements of a row, a multiple of 32. `gathered`: rows are picked by an index list."""
+    """`size`: elements of a row, a multiple of 32."""
 
     size: int
     eps: float
     quantize: bool
-    gathered: bool = False
 
     def __post_init__(self) -> None:
         _check_size(self.size)
@@ -58,7 +57,7 @@ class RmsNormSpec:
     def name(self) -> str:
         """Symbol of the PrimFunc, distinct for distinct specs of one model."""
         kind = "quantized" if self.quantize else "f32"
-        return f"rms_norm_{self.size}_{kind}{'_gathered' if self.gathered else ''}"
+        return f"rms_norm_{self.size}_{kind}"
 
 
 def _check_size(size: int) -> None:
@@ -73,31 +72,26 @@ def _check_size(size: int) -> None:
 def rms_norm_kernel(spec: RmsNormSpec) -> tirx.PrimFunc:
     """RMSNorm of rows.
 
-    Parameters, in order: x f32 [M, K]; rows i32 [L] when gathered (output row l is x[rows[l]]);
-    weights u8 [any], the arena; offset i64, first byte of the norm's f32 [K] in the arena; then
-    out f32 [M or L, K], or xq i8 [M or L, K], xs f32, xi i32, xss f32 [M or L, K / 32].
+    Parameters, in order: x f32 [M, K]; weights u8 [any], the arena; offset i64, first byte of the
+    norm's f32 [K] in the arena; then out f32 [M, K], or xq i8 [M, K], xs f32, xi i32, xss f32
+    [M, K / 32].
     """
     size = spec.size
     with kernel(spec.name) as built:
-        source_rows, arena_bytes = builder.int32(), builder.int64()
-        x = tensor("x", (source_rows, size), "float32")
-        rows, picked = source_rows, None
-        if spec.gathered:
-            rows = builder.int32()
-            picked = tensor("rows", (rows,), "int32")
+        rows, arena_bytes = builder.int32(), builder.int64()
+        x = tensor("x", (rows, size), "float32")
         weights = tensor("weights", (arena_bytes,), "uint8")
         offset = scalar("offset")
         outputs = _declare_outputs(rows, size, spec.quantize)
 
         def emit(row: Expr) -> None:
-            source = row if picked is None else let(picked[row])
-            inverse = _inverse_rms(x, source, spec)
+            inverse = _inverse_rms(x, row, spec)
 
             def normalized(column: Expr) -> Expr:
                 weight_at = offset + tirx.Cast("int64", column) * 4
                 raw = weights[builder.ramp(weight_at, 1, 4 * LANES)]
                 weight = tirx.reinterpret(f"float32x{LANES}", raw)
-                return let(let(load(x, source, column) * inverse) * weight)
+                return let(let(load(x, row, column) * inverse) * weight)
 
             _emit_row(outputs, row, size, normalized)
 
