@@ -39,7 +39,7 @@ def create_app(settings: ServerSettings, service: Service) -> FastAPI:
     app.state.ignored_fields = IgnoredFields()
     # Each is outside those before it: preflights need no key, and refusals carry CORS headers.
     app.add_middleware(GuardMiddleware, keys=settings.api_keys, hosts=guarded_hosts(settings))
-    exposed = [REQUEST_ID_HEADER, IGNORED_FIELDS_HEADER, FIELD_HINTS_HEADER]
+    exposed = [REQUEST_ID_HEADER, IGNORED_FIELDS_HEADER, FIELD_HINTS_HEADER, "retry-after"]
     app.add_middleware(CorsMiddleware, settings=settings.cors, expose_headers=exposed)
     app.add_middleware(RequestIdMiddleware)
     install_error_handlers(app)

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import (
@@ -71,12 +72,21 @@ def chunk_data(chunk: bytes) -> bytes:
 
 
 class _Cycle(RequestResponseCycle):
-    """uvloop refuses writes to a connection that is being closed, and tells of its loss later."""
+    """uvloop refuses writes to a connection that is being closed, and tells of its loss later. An
+    answer that ends the connection before the request is in waits for the rest of it."""
+
+    linger: Callable[[], None]
 
     async def send(self, message: Any) -> None:
         if self.transport.is_closing() and not self.response_complete:
             self.disconnected = True
+        is_end = message["type"] == "http.response.body" and not message.get("more_body")
+        lingers = is_end and self.more_body and not self.keep_alive and not self.disconnected
+        if lingers:
+            self.keep_alive = True  # else it would be closed at once
         await super().send(message)
+        if lingers:
+            self.linger()
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
@@ -92,6 +102,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._refused_headers = False
         self._active: RequestResponseCycle | None = None  # the one that is being answered
         self._refusal: bytes | None = None  # waits until the answers before it are out
+        self._lingering = False
 
     # Connection
 
@@ -108,10 +119,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._refusal is not None:
+        if self._refusal is not None or self._lingering:
             return
         super().data_received(data)
-        if self._in_headers and not self.transport.is_closing():
+        if self._in_headers and self._refusal is None and not self.transport.is_closing():
             self._unparsed_bytes += len(data)
             if self._unparsed_bytes > limits.MAX_HEADER_BYTES.default:
                 self._refused_headers = True
@@ -139,6 +150,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         # The application's task has been made and has not run yet.
         self.cycle.__class__ = _Cycle
+        cast(_Cycle, self.cycle).linger = self._linger
         self.scope["extensions"] = {_CHUNKS: {"writer": ChunkWriter(self.cycle)}}
         if self.pipeline:
             self._clear_deadline()  # its body is not read before the answers ahead of it are out
@@ -201,9 +213,26 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         return not answers and not self.pipeline
 
     def _refuse(self, refusal: bytes) -> None:
-        self._unset_keepalive_if_required()
         self.transport.write(refusal)
-        self.transport.close()
+        self._linger()
+
+    def _linger(self) -> None:
+        """Ends a connection whose client may still be sending: the last answer has been written,
+        and what comes now is thrown away until the client closes too. Closed at once, unread bytes
+        would make the system reset the connection, and the answer could be lost (RFC 9112, 9.6).
+        """
+        if self.transport.is_closing():
+            return
+        self._lingering = True
+        self._unset_keepalive_if_required()
+        self._set_deadline(limits.BODY_TIMEOUT_S.default)
+        self.flow.resume_reading()
+        self.transport.write_eof()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self._lingering:
+            self.transport.close()
 
     # Deadlines
 

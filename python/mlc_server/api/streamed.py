@@ -33,6 +33,8 @@ class ChatStream(EventStream):
         self._include_usage = include_usage
         self._usage_always = usage_always
         self._writer = ChunkWriter(answer.head, include_usage=include_usage)
+        if usage_always:
+            self._writer.set_usage(answer.usage())
         self._readers = [StreamReader(answer.tools) for _ in range(answer.num_choices)]
 
     def opening(self) -> Iterable[bytes]:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import math
 import os
 import signal
 import socket
@@ -37,6 +38,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _HEALTH_POLL_S = 0.5
+_DRAIN_POLL_S = 0.05
+_BACKSTOP_S = 2
 _GC_THRESHOLDS = (700, 10, 10)  # Python's own; `serve` starts with others
 # After the engine has died, clients get this long to read their errors.
 _DEAD_GRACE_S = 2.0
@@ -78,10 +81,11 @@ class ServerHost:
                 server_header=False,
                 timeout_keep_alive=limits.KEEP_ALIVE_S.default,
                 # Ours ends first, with an error for each open request; this one is the backstop.
-                timeout_graceful_shutdown=settings.shutdown_timeout_s + 2,
+                timeout_graceful_shutdown=settings.shutdown_timeout_s + _BACKSTOP_S,
             )
         )
         self._running: RunningModel | None = None
+        self._draining: asyncio.Future[None] | None = None
         self._exit_code = 0
 
     async def run(self) -> int:
@@ -102,6 +106,8 @@ class ServerHost:
         finally:
             watching.cancel()
             starting.cancel()
+            if self._draining is not None:
+                self._draining.cancel()
             if self._running is not None:
                 self._running.close()
         return self._exit_code
@@ -143,18 +149,29 @@ class ServerHost:
 
     def _stop(self) -> None:
         """SIGTERM or Ctrl-C: the first lets open requests finish, the second ends them."""
-        loop = asyncio.get_running_loop()
-        if self._server.should_exit:
+        if self._draining is not None:
             self._end_open("the server was stopped")
-            loop.call_later(1.0, self._force_exit)
+            self._server.should_exit = True
+            asyncio.get_running_loop().call_later(1.0, self._force_exit)
             return
         self.service.set_draining()
-        self._server.should_exit = True
         count, timeout_s = self.service.num_open, self._settings.shutdown_timeout_s
         if count:
             plural = "s" if count > 1 else ""
             say(f"finishing {count} request{plural}, up to {timeout_s} s; again to stop now")
+        self._draining = asyncio.ensure_future(self._drain(timeout_s))
+
+    async def _drain(self, timeout_s: int) -> None:
+        """Ends the server once no request is open. Until then the port answers: /health and new
+        requests are told 503, so that load balancers send them elsewhere."""
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + timeout_s
         loop.call_later(timeout_s, self._end_open, "the server is shutting down")
+        while self.service.num_open and loop.time() < deadline_s:
+            await asyncio.sleep(_DRAIN_POLL_S)
+        left_s = math.ceil(max(0.0, deadline_s - loop.time()))
+        self._server.config.timeout_graceful_shutdown = left_s + _BACKSTOP_S
+        self._server.should_exit = True
 
     def _end_open(self, reason: str) -> None:
         self.service.fail_open(Unavailable(reason))

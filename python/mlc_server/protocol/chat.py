@@ -34,5 +34,9 @@ class ChatCompletionRequest(ConversationFields, GenerationFields):
         return self.max_tokens
 
     @property
+    def budget_field(self) -> str:
+        return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
+
+    @property
     def num_logprobs(self) -> int:
         return (self.top_logprobs or 0) if self.logprobs else -1

@@ -184,17 +184,17 @@ def _check_label(key: str, value: Any) -> None:
 
 
 def _check_metadata(value: Any) -> None:
-    fits = value is None or (
-        isinstance(value, dict)
-        and len(value) <= MAX_METADATA.default
-        and all(isinstance(item, str) for item in value.values())
-    )
-    if not fits:
-        raise InvalidRequest(
-            f"metadata: must be an object of at most {MAX_METADATA.default} strings; "
-            f"got {show(value)}",
-            param="metadata",
-        )
+    if value is None:
+        return
+    limit = MAX_METADATA.default
+    if not isinstance(value, dict) or len(value) > limit:
+        wanted = f"must be an object of at most {limit} strings"
+        raise InvalidRequest(f"metadata: {wanted}; got {show(value)}", param="metadata")
+    for key, item in value.items():
+        if not isinstance(item, str):
+            raise InvalidRequest(
+                f"metadata: {show(key)} must be a string; got {show(item)}", param="metadata"
+            )
 
 
 def _same(value: Any, neutral: Any) -> bool:

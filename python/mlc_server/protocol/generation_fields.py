@@ -182,7 +182,9 @@ class GenerationFields(StrictModel):
             raise fault("prompt_logprobs", "not available together with stream: true")
         budget, least = self.token_budget, self.min_tokens or 0
         if budget is not None and least > budget:
-            raise fault("min_tokens", f"must be at most max_tokens, which is {budget}; got {least}")
+            raise fault(
+                "min_tokens", f"must be at most {self.budget_field}, which is {budget}; got {least}"
+            )
         return self
 
     @property
@@ -196,6 +198,11 @@ class GenerationFields(StrictModel):
     def token_budget(self) -> int | None:
         """Most tokens to generate; None is until the context window is full."""
         return self.max_tokens
+
+    @property
+    def budget_field(self) -> str:
+        """The field that says so."""
+        return "max_tokens"
 
     @property
     def num_logprobs(self) -> int:

@@ -109,6 +109,8 @@ def explain(error: ValidationError) -> InvalidRequest:
         message = _MESSAGES[fault].format_map(_Context(context))
     if fault in _SHOWS_VALUE:
         message += f"; got {show(first['input'])}"
+    elif fault == "string_too_long":
+        message += f"; got {len(first['input'])}"
     text = f"{path}: {message}" if path else message
     text = text[: limits.MAX_ERROR_TEXT.default]
     return InvalidRequest(text, param=path or None, code=_CODES.get(fault))
@@ -134,14 +136,13 @@ _MESSAGES = {
     "literal_error": "must be {expected}",
     "string_pattern_mismatch": "must match {pattern}",
     "string_too_long": "must have at most {max_length} characters",
-    "string_too_short": "must have at least {min_length} characters",
+    "string_too_short": "must not be empty",
     "too_long": "must have at most {max_length} items; got {actual_length}",
     "too_short": "must have at least {min_length} item; got {actual_length}",
 }
 _SHOWS_VALUE = frozenset(_MESSAGES) - {
     "missing",
     "string_too_long",
-    "string_too_short",
     "too_long",
     "too_short",
 }

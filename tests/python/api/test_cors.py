@@ -63,7 +63,7 @@ def test_errors_can_be_read_by_pages_of_other_origins() -> None:
         answer = requests.post(url, json=body, headers=headers, timeout=20)
         exposed = answer.headers["access-control-expose-headers"].lower()
         assert answer.headers["x-ignored-fields"] == "temprature"
-        for name in ("x-request-id", "x-ignored-fields", "x-field-hints"):
+        for name in ("x-request-id", "x-ignored-fields", "x-field-hints", "retry-after"):
             assert name in exposed
         # A preflight carries no key.
         asks = {"access-control-request-method": "POST"}

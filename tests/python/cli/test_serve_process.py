@@ -124,6 +124,28 @@ def test_a_signal_lets_open_streams_finish(number: signal.Signals) -> None:
         assert server.end() == 0
 
 
+def test_the_port_answers_503_while_open_streams_finish() -> None:
+    with process("--port", "0", FAKE_STEP_NS="40000000") as server:
+        url = server.wait_for(READY)
+        with start_stream(url) as stream:
+            server.popen.send_signal(signal.SIGTERM)
+            server.wait_for(re.compile(r"(finishing 1 request, up to 30 s)"))
+            time.sleep(0.5)  # uvicorn looks ten times a second whether to end
+            answers = [
+                requests.get(f"{url}/health", timeout=20),
+                requests.get(f"{url}/ready", timeout=20),
+                requests.post(f"{url}/v1/chat/completions", json=chat_body(), timeout=20),
+            ]
+            assert requests.get(f"{url}/metrics", timeout=20).status_code == 200
+            body = stream.content
+        assert body.endswith(b"data: [DONE]\n\n")
+        assert server.end() == 0
+    for answer in answers:
+        assert answer.status_code == 503
+        assert int(answer.headers["retry-after"]) >= 1
+        assert answer.json()["error"]["message"] == "the server is shutting down"
+
+
 def test_the_deadline_ends_open_streams_with_an_error() -> None:
     with process("--port", "0", "--shutdown-timeout", "1", FAKE_STEP_NS="200000000") as server:
         url = server.wait_for(READY)

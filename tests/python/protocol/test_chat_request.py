@@ -247,6 +247,22 @@ def test_labels_are_accepted_and_checked() -> None:
         assert refusal(parse, **{field: value}).param == field
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"metadata": {"a": 1}}, 'metadata: "a" must be a string; got 1'),
+        ({"cache_salt": ""}, 'cache_salt: must not be empty; got ""'),
+        ({"user": "x" * 5000}, "user: must have at most 4096 characters; got 5000"),
+        (
+            {"max_tokens": 9, "max_completion_tokens": 3, "min_tokens": 4},
+            "min_tokens: must be at most max_completion_tokens, which is 3; got 4",
+        ),
+    ],
+)
+def test_refusals_say_what_is_wrong_with_which_value(fields: dict[str, Any], message: str) -> None:
+    assert refusal(parse, **fields).message == message
+
+
 def ignored(**fields: Any) -> dict[str, str | None]:
     """What is told of a request with these fields: path to nearest known name."""
     told: dict[str, str | None] = {}
