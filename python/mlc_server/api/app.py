@@ -78,7 +78,9 @@ def _add_docs(app: FastAPI) -> None:
 
     @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> HTMLResponse:
-        return HTMLResponse(render_docs(app.openapi(), str(request.base_url).rstrip("/")))
+        model = app.state.service.model
+        known = (model.id,) if model is not None else ()
+        return HTMLResponse(render_docs(app.openapi(), str(request.base_url).rstrip("/"), *known))
 
 
 def _drop_validation_errors(schema: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import urllib.parse
 from typing import Any
 
 _PAGE = """<!doctype html>
@@ -39,8 +40,9 @@ Errors are <code>{{"error": {{"message", "type", "param", "code"}}}}</code>. A s
 """
 
 
-def render_docs(openapi: dict[str, Any], base_url: str) -> str:
-    """The page for an OpenAPI document, of a server that the reader knows as `base_url`."""
+def render_docs(openapi: dict[str, Any], base_url: str, model_id: str = "MODEL") -> str:
+    """The page for an OpenAPI document, of a server that the reader knows as `base_url` and that
+    has `model_id`."""
     operations = [
         (method, path, operation)
         for path, of_path in openapi["paths"].items()
@@ -51,8 +53,16 @@ def render_docs(openapi: dict[str, Any], base_url: str) -> str:
         title=html.escape(info["title"]),
         version=html.escape(info["version"]),
         links="\n".join(_link(*operation) for operation in operations),
-        sections="\n".join(_section(*operation, openapi, base_url) for operation in operations),
+        sections="\n".join(
+            _section(*operation, openapi, base_url + _path_of(operation[1], model_id))
+            for operation in operations
+        ),
     )
+
+
+def _path_of(path: str, model_id: str) -> str:
+    """A route's path as an example can have it."""
+    return path.replace("{model_id}", urllib.parse.quote(model_id))
 
 
 def _link(method: str, path: str, operation: dict[str, Any]) -> str:
@@ -67,7 +77,7 @@ def _anchor(method: str, path: str) -> str:
 
 
 def _section(
-    method: str, path: str, operation: dict[str, Any], openapi: dict[str, Any], base_url: str
+    method: str, path: str, operation: dict[str, Any], openapi: dict[str, Any], url: str
 ) -> str:
     content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
     examples = content.get("examples", {})
@@ -79,10 +89,10 @@ def _section(
         _fields(content.get("schema", {}), openapi),
     ]
     if not examples:
-        parts.append(_curl(method, base_url + path, None))
+        parts.append(_curl(method, url, None))
     for example in examples.values():
         parts.append(f"<h3>{html.escape(example['summary'])}</h3>")
-        parts.append(_curl(method, base_url + path, example["value"]))
+        parts.append(_curl(method, url, example["value"]))
     parts.append(_answers(operation["responses"]))
     return "\n".join([*parts, "</section>"])
 
@@ -105,7 +115,7 @@ def _answers(responses: dict[str, Any]) -> str:
 def _curl(method: str, url: str, body: Any) -> str:
     verb = "" if method == "get" else f"-X {method.upper()} "
     streams = "-N " if isinstance(body, dict) and body.get("stream") else ""
-    command = f"curl {streams}{verb}{url.replace('{model_id}', 'MODEL')}"
+    command = f"curl {streams}{verb}{url}"
     if body is not None:
         text = json.dumps(body, indent=2, ensure_ascii=False)
         command += f" \\\n  -H 'Content-Type: application/json' -d '{text}'"

@@ -101,7 +101,7 @@ def _add_model_flags(group: Any) -> None:
 def _add_engine_flags(group: Any) -> None:
     def count(limit: limits.Limit, high: int, *aliases: str) -> None:
         automatic = limit.default == 0
-        default = "0, or None" if automatic else f"{limit.default} {limit.unit}"
+        default = "0 (or None)" if automatic else f"{limit.default} {limit.unit}"
         group.add_argument(
             limit.flag,
             *aliases,
