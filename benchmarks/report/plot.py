@@ -11,6 +11,8 @@ WIDTH, HEIGHT = 640, 380
 LEFT, RIGHT, TOP, BOTTOM = 64, 18, 44, 52
 COLORS = ("#0b6e4f", "#c8553d", "#3a6ea5", "#8a5fbf", "#b8860b", "#5b5b5b")
 
+_HEADROOM = 1.06  # above the highest point, for its label below the legend
+
 
 @dataclass(frozen=True)
 class Series:
@@ -62,7 +64,7 @@ def _frame(title: str, parts: Sequence[str]) -> str:
 
 
 def _y_axis(values: Sequence[float], label: str) -> tuple[list[str], Callable[[float], float]]:
-    marks = ticks(0.0, max([*values, 1e-9]))
+    marks = ticks(0.0, _HEADROOM * max([*values, 1e-9]))
     top = marks[-1]
     low, high = HEIGHT - BOTTOM, TOP
 
