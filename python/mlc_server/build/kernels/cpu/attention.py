@@ -30,6 +30,7 @@ from mlc_server.build.kernels.cpu.attention_block import (
     open_block,
 )
 from mlc_server.build.kernels.cpu.attention_task import PAGE_SIZE, SPLIT, AttentionShape, Task
+from mlc_server.build.kernels.cpu.attention_tiling import most_block_rows
 from mlc_server.build.kernels.cpu.frame import (
     LANES,
     constant,
@@ -45,8 +46,6 @@ from mlc_server.build.kernels.cpu.isa import VectorIsa
 from mlc_server.build.kernels.cpu.vector_ops import GROUP, fma, let, quantize_group, splat
 
 Expr = Any  # a TIR expression (tvm ships no types)
-
-_MAX_BLOCK_PAIRS = 16  # (row, head) pairs worked on together
 
 
 def attention_kernel(shape: AttentionShape, isa: VectorIsa, *, quantize: bool) -> tirx.PrimFunc:
@@ -148,8 +147,7 @@ class _Writer:
 def _emit_item(task: Task, writer: _Writer) -> None:
     """One item: single rows (decode) and blocks of rows (prefill) get code of their own."""
     count = let(task.tables["items"][task.item, 2])
-    group = task.shape.group_size
-    rows = 4 if group <= 4 else max(2, _MAX_BLOCK_PAIRS // group)
+    rows = most_block_rows(task.shape, task.isa)
     with builder.If(count == 1):
         with builder.Then():
             _emit_block(task, writer, 1, constant(0, "int32"))
@@ -157,12 +155,12 @@ def _emit_item(task: Task, writer: _Writer) -> None:
             _emit_block(task, writer, rows, let(index * rows))
 
 
-def _emit_block(task: Task, writer: _Writer, num_rows: int, first: Expr) -> None:
-    """Rows first .. first + num_rows - 1 of the item, those that exist."""
-    count = let(task.tables["items"][task.item, 2])
+def _emit_block(task: Task, writer: _Writer, most_rows: int, first: Expr) -> None:
+    """Rows first .. first + most_rows - 1 of the item, those that there are."""
     split_item = let(task.tables["items"][task.item, 3])
-    block = open_block(task, num_rows, first)
-    last_position = let(task.tables["positions"][block.row_index[-1]])
+    block = open_block(task, most_rows, first)
+    last_row = block.first_row + block.num_rows - 1
+    last_position = let(task.tables["positions"][last_row])
     end = tirx.Select(split_item < 0, last_position // SPLIT + 1, split_item + 1)
     begin = let(tirx.max(split_item, 0))
     with builder.serial(0, let(end - begin)) as step:
@@ -171,14 +169,13 @@ def _emit_block(task: Task, writer: _Writer, num_rows: int, first: Expr) -> None
 
     def write_rows() -> None:
         group, dim = task.shape.group_size, task.shape.head_dim
-        for j, row in enumerate(block.row_index):
-            with builder.If(first + j < count), builder.Then(), builder.serial(0, group) as g:
-                start = let((j * group + g) * dim)
-                head = let(task.kv_head * group + g)
-                total = block.total[j * group + g]
-                writer.write_head(row, head, total, block.out, start)
+        with builder.serial(0, block.num_rows) as j, builder.serial(0, group) as g:
+            pair = let(j * group + g)
+            head = let(task.kv_head * group + g)
+            row = let(block.first_row + j)
+            writer.write_head(row, head, block.total[pair], block.out, let(pair * dim))
 
-    if num_rows > 1:
+    if most_rows > 1:
         write_rows()
         return
     with builder.If(split_item < 0):

@@ -12,6 +12,7 @@ Scores have tokens in their lanes (K pages are [head_dim][16]), values have comp
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as builder
 
 from mlc_server.build.kernels.cpu.attention_task import PAGE_SIZE, SPLIT, Task
+from mlc_server.build.kernels.cpu.attention_tiling import Tiling
 from mlc_server.build.kernels.cpu.frame import LANES, lane_max, lane_sum, load, scratch, store
 from mlc_server.build.kernels.cpu.vector_ops import exp, fma, let, splat
 
@@ -28,8 +30,6 @@ NO_MAXIMUM = -1.0e29  # maximum of no tokens
 _MASKED = -1.0e30  # score of a token behind the row's position; exp(_MASKED - NO_MAXIMUM) is 0
 _SPLIT_PAGES = SPLIT // PAGE_SIZE
 _LINE_ELEMENTS = 32  # f16 in a cache line
-_MAX_TOGETHER = 7  # pairs of one register block
-_MAX_ACCUMULATORS = 16  # of 16 lanes
 
 
 class ComingKeys(NamedTuple):
@@ -42,15 +42,20 @@ class ComingKeys(NamedTuple):
 
 @dataclass(frozen=True)
 class Block:
-    """`rows` query rows x the head group. Pair p is (row p // group_size, head p % group_size).
+    """Query rows first_row .. first_row + num_rows - 1 x the head group, as `tiling` cuts them.
 
-    Memory of one task: query, out f32 [pairs * D], out not normalised; scores f32 [pairs * SPLIT],
-    then exponentials; per pair, padded to whole vectors: maximum and total of what is merged so
-    far, split_maximum and split_total of the current split, factors keep and take of both.
+    Pair p is (row p // group_size, head p % group_size); pairs behind the last row's, which fill a
+    register block, belong to that row again. Memory of one task, for `tiling.pairs` of them: query,
+    out f32 [pairs * D], out not normalised; scores f32 [pairs * SPLIT], then exponentials; per
+    pair, padded to whole vectors: maximum and total of what is merged so far, split_maximum and
+    split_total of the current split, factors keep and take of both. `widened` f32: the vectors of
+    K or V at hand, where they are widened ahead.
     """
 
     task: Task
-    row_index: list[Expr]
+    tiling: Tiling
+    first_row: Expr
+    num_rows: Expr
     table_begin: Expr
     table_last: Expr
     coming: ComingKeys | None
@@ -63,83 +68,57 @@ class Block:
     split_total: Any
     keep: Any
     take: Any
+    widened: Any
 
     @property
-    def pairs(self) -> int:
-        return len(self.row_index) * self.task.shape.group_size
+    def register_blocks(self) -> Expr:
+        """How many of them hold the rows that there are."""
+        return self.tiling.register_blocks(1 if self.tiling.streams else self.num_rows)
 
-    @property
-    def streams(self) -> bool:
-        """Whether pages come from memory: one row (decode) reads them once, blocks from cache."""
-        return len(self.row_index) == 1
-
-    @property
-    def padded_pairs(self) -> int:
-        return -(-self.pairs // LANES) * LANES
-
-    @property
-    def together(self) -> int:
-        """Pairs of one register block: a divisor of `pairs`."""
-        limit = min(_MAX_TOGETHER, self.accumulators)
-        return max(d for d in range(1, limit + 1) if self.pairs % d == 0)
-
-    @property
-    def accumulators(self) -> int:
-        """16-lane accumulators that stay in registers beside the operands."""
-        isa = self.task.isa
-        return min(_MAX_ACCUMULATORS, isa.registers * 3 // 4 * isa.lanes // LANES)
-
-    def fits(self, vectors: int) -> bool:
-        """Whether LLVM keeps a tile of `together` pairs x `vectors` in registers.
-
-        Beside several vectors it keeps the factors of all pairs, and two operands being widened.
-        """
-        isa = self.task.isa
-        parts = LANES // isa.lanes
-        operands = self.together + 2 * parts
-        tile = self.together * vectors
-        return tile <= _MAX_ACCUMULATORS and tile * parts + operands <= isa.registers
+    def row_of(self, pair: Expr) -> Expr:
+        """The batch's row of a pair."""
+        if self.tiling.streams:
+            return self.first_row
+        index = tirx.min(pair // self.task.shape.group_size, self.num_rows - 1)
+        return let(self.first_row + index)
 
     def valid_tokens(self, pair: Expr, split: Expr) -> Expr:
         """Tokens of `split` that pair `pair` sees; may be negative or above SPLIT."""
-        positions, group = self.task.tables["positions"], self.task.shape.group_size
-        position = positions[self.row_index[0]]
-        for j in range(1, len(self.row_index)):
-            position = tirx.Select(pair >= j * group, positions[self.row_index[j]], position)
-        return let(position + 1 - split * SPLIT)
+        return let(self.task.tables["positions"][self.row_of(pair)] + 1 - split * SPLIT)
 
 
-def open_block(task: Task, num_rows: int, first: Expr) -> Block:
-    """Rows first .. first + num_rows - 1 of the item; those beyond its count repeat the last."""
-    tables, shape = task.tables, task.shape
+def open_block(task: Task, most_rows: int, first: Expr) -> Block:
+    """Rows first .. first + most_rows - 1 of the item, those that there are."""
+    tables, dim, group = task.tables, task.shape.head_dim, task.shape.group_size
     sequence, item_row, count = (let(tables["items"][task.item, i]) for i in range(3))
-    row_index = [let(item_row + tirx.min(first + j, count - 1)) for j in range(num_rows)]
-    pairs = num_rows * shape.group_size
-    padded = -(-pairs // LANES) * LANES
+    tiling = Tiling(task.shape, task.isa, most_rows)
+    pairs, padded = tiling.pairs, tiling.padded_pairs
     block = Block(
         task,
-        row_index,
+        tiling,
+        let(item_row + first),
+        let(tirx.min(count - first, most_rows)),
         let(tables["page_offsets"][sequence]),
         let(tables["page_offsets"][sequence + 1] - 1),
-        _coming_keys(task) if num_rows == 1 else None,
-        query=scratch((pairs * shape.head_dim,)),
+        _coming_keys(task) if tiling.streams else None,
+        query=scratch((pairs * dim,)),
         scores=scratch((pairs * SPLIT,)),
-        out=scratch((pairs * shape.head_dim,)),
+        out=scratch((pairs * dim,)),
         maximum=scratch((padded,)),
         total=scratch((padded,)),
         split_maximum=scratch((padded,)),
         split_total=scratch((padded,)),
         keep=scratch((padded,)),
         take=scratch((padded,)),
+        widened=scratch((tiling.widened_vectors * LANES,)),
     )
-    group_width = shape.group_size * shape.head_dim
-    column = let(task.kv_head * group_width)
-    for j, row in enumerate(row_index):
-        with builder.serial(0, group_width // LANES) as i:
-            vector = load(tables["q"], row, column + i * LANES)
-            store(block.query, vector, j * group_width + i * LANES)
-    with builder.serial(0, pairs * shape.head_dim // LANES) as i:
-        store(block.out, splat(0.0, LANES), i * LANES)
+    column = let(task.kv_head * (group * dim))
+    with builder.serial(0, block.register_blocks * tiling.together) as pair:
+        row, head = block.row_of(pair), let(pair % group)
+        with builder.serial(0, dim // LANES) as i:
+            vector = load(tables["q"], row, column + head * dim + i * LANES)
+            store(block.query, vector, pair * dim + i * LANES)
+            store(block.out, splat(0.0, LANES), pair * dim + i * LANES)
     for i in range(0, padded, LANES):
         for buffer in (block.maximum, block.split_maximum):
             store(buffer, splat(NO_MAXIMUM, LANES), i)
@@ -170,7 +149,7 @@ def emit_split(block: Block, split: Expr, last_position: Expr, *, is_last: Expr)
     table_first = let(block.table_begin + split * _SPLIT_PAGES)
     _emit_scores(block, split, table_first, vectors)
     _emit_softmax(block, vectors)
-    for i in range(0, block.padded_pairs, LANES):
+    for i in range(0, block.tiling.padded_pairs, LANES):
         merged = merge_states(
             (load(block.maximum, i), load(block.total, i)),
             (load(block.split_maximum, i), load(block.split_total, i)),
@@ -180,8 +159,7 @@ def emit_split(block: Block, split: Expr, last_position: Expr, *, is_last: Expr)
         store(block.total, merged.total, i)
         store(block.keep, merged.keep, i)
         store(block.take, merged.take, i)
-    with builder.serial(0, block.pairs // block.together) as part:
-        _emit_values(block, table_first, vectors, let(part * block.together), is_last)
+    _emit_values(block, table_first, vectors, is_last)
 
 
 class MergedState(NamedTuple):
@@ -215,48 +193,78 @@ def _register_tile(rows: int, columns: int) -> list[list[Any]]:
     return tile
 
 
-def _accumulate(register: Any, a: Expr, b: Expr) -> None:
-    store(register, fma(a, b, load(register, 0), LANES), 0)
+def _accumulate(
+    tile: list[list[Any]], factors: list[Expr], vector: Callable[[int, Expr], Expr], place: Expr
+) -> None:
+    """tile[p][v] += factors[p] * vector(v, place)."""
+    for v in range(len(tile[0])):
+        operand = vector(v, place)
+        for p, factor in enumerate(factors):
+            register = tile[p][v]
+            store(register, fma(factor, operand, load(register, 0), LANES), 0)
 
 
 def _emit_scores(block: Block, split: Expr, table_first: Expr, vectors: Expr) -> None:
     """scores[p, t] = sum_d q[p, d] * K[d, t], d ascending; unseen tokens get _MASKED."""
-    dim, together = block.task.shape.head_dim, block.together
-    width = 1
-    while width < 8 and block.fits(2 * width):
-        width *= 2  # a power of two, so that no vector lies beyond the split
-    with (
-        builder.serial(0, block.pairs // together) as part,
-        builder.serial(0, (vectors + (width - 1)) // width) as step,
-    ):
-        first_pair = let(part * together)
+    task, tiling, dim = block.task, block.tiling, block.task.shape.head_dim
+    width = tiling.score_width
+    with builder.serial(0, (vectors + (width - 1)) // width) as step:
         pages = _pages(block, table_first, step, width)
-        coming = _pages(block, table_first, step + 1, width) if block.streams else []
-        tile = _register_tile(together, width)
-        # Two components of 16 tokens are one cache line.
-        with builder.serial(0, dim // 2) as pair_of_components:
-            first = let(pair_of_components * 2)
-            for page in pages if block.streams else []:
-                block.task.prefetch(1, page, first * PAGE_SIZE)
+        coming = _pages(block, table_first, step + 1, width) if tiling.streams else []
+
+        def prefetch(d: Expr) -> None:
+            for page in pages if tiling.streams else []:
+                task.prefetch(1, page, d * PAGE_SIZE)
             for page in coming:
-                block.task.prefetch(0, page, first * PAGE_SIZE)
-            for d in (first, let(first + 1)):
-                factors = [
-                    let(tirx.Broadcast(block.query[(first_pair + p) * dim + d], LANES))
-                    for p in range(together)
-                ]
+                task.prefetch(0, page, d * PAGE_SIZE)
+
+        def keys(v: int, d: Expr) -> Expr:
+            return task.kv_vector(0, pages[v], d * PAGE_SIZE)
+
+        def widened(v: int, d: Expr) -> Expr:
+            return load(block.widened, (d * width + v) * LANES)
+
+        if tiling.widens_ahead:
+            for d in _components(dim, prefetch):
                 for v in range(width):
-                    keys = block.task.kv_vector(0, pages[v], d * PAGE_SIZE)
-                    for p in range(together):
-                        _accumulate(tile[p][v], factors[p], keys)
-        for p in range(together):
-            pair = let(first_pair + p)
-            valid = let(tirx.Broadcast(block.valid_tokens(pair, split), LANES))
-            for v in range(width):
-                token = let((step * width + v) * LANES)
-                seen = builder.ramp(token, 1, LANES) < valid
-                value = tirx.Select(seen, load(tile[p][v], 0), splat(_MASKED, LANES))
-                store(block.scores, value, pair * SPLIT + token)
+                    store(block.widened, keys(v, d), (d * width + v) * LANES)
+        with builder.serial(0, block.register_blocks) as part:
+            first_pair = let(part * tiling.together)
+            tile = _register_tile(tiling.together, width)
+            for d in _components(dim, None if tiling.widens_ahead else prefetch):
+                factors = _factors(block, block.query, first_pair * dim + d, dim)
+                _accumulate(tile, factors, widened if tiling.widens_ahead else keys, d)
+            _store_scores(block, tile, split, step, first_pair)
+
+
+def _components(dim: int, prefetch: Callable[[Expr], None] | None) -> Iterator[Expr]:
+    """A loop over components, two at a time: 16 tokens of two are one cache line."""
+    with builder.serial(0, dim // 2) as pair_of_components:
+        first = let(pair_of_components * 2)
+        if prefetch is not None:
+            prefetch(first)
+        yield first
+        yield let(first + 1)
+
+
+def _factors(block: Block, buffer: Any, first: Expr, stride: int) -> list[Expr]:
+    """The value of each pair of a register block, in all lanes."""
+    return [
+        let(tirx.Broadcast(buffer[first + p * stride], LANES)) for p in range(block.tiling.together)
+    ]
+
+
+def _store_scores(
+    block: Block, tile: list[list[Any]], split: Expr, step: Expr, first_pair: Expr
+) -> None:
+    for p, registers in enumerate(tile):
+        pair = let(first_pair + p)
+        valid = let(tirx.Broadcast(block.valid_tokens(pair, split), LANES))
+        for v, register in enumerate(registers):
+            token = let((step * len(registers) + v) * LANES)
+            seen = builder.ramp(token, 1, LANES) < valid
+            value = tirx.Select(seen, load(register, 0), splat(_MASKED, LANES))
+            store(block.scores, value, pair * SPLIT + token)
 
 
 def _pages(block: Block, table_first: Expr, step: Expr, width: int) -> list[Expr]:
@@ -269,7 +277,7 @@ def _pages(block: Block, table_first: Expr, step: Expr, width: int) -> list[Expr
 
 def _emit_softmax(block: Block, vectors: Expr) -> None:
     """Maximum of each pair over the split's scores, their exponentials and sum."""
-    with builder.serial(0, block.pairs) as pair:
+    with builder.serial(0, block.register_blocks * block.tiling.together) as pair:
         row = let(pair * SPLIT)
         largest, total = scratch((LANES,)), scratch((LANES,))
         store(largest, splat(NO_MAXIMUM, LANES), 0)
@@ -287,18 +295,18 @@ def _emit_softmax(block: Block, vectors: Expr) -> None:
         builder.buffer_store(block.split_total, lane_sum(load(total, 0)), [pair])
 
 
-def _emit_values(
-    block: Block, table_first: Expr, vectors: Expr, first_pair: Expr, is_last: Expr
-) -> None:
+def _emit_values(block: Block, table_first: Expr, vectors: Expr, is_last: Expr) -> None:
     """out[p] = out[p] * keep[p] + take[p] * sum_t weight[p, t] * V[t], t ascending."""
+    tiling = block.tiling
     components = block.task.shape.head_dim // LANES
-    widest = 1
-    while block.fits(widest + 1):
-        widest += 1
     coming = _keys_after(block, table_first, is_last)
-    for begin in range(0, components, widest):
-        columns = range(begin, min(begin + widest, components))
-        _emit_value_columns(block, table_first, vectors, first_pair, columns=columns, coming=coming)
+    for begin in range(0, components, tiling.value_width):
+        columns = range(begin, min(begin + tiling.value_width, components))
+        values = Values(block, table_first, columns, coming)
+        if tiling.widens_ahead:
+            values.widen(vectors)
+        with builder.serial(0, block.register_blocks) as part:
+            _emit_value_columns(values, vectors, let(part * tiling.together))
 
 
 def _keys_after(block: Block, table_first: Expr, is_last: Expr) -> ComingKeys | None:
@@ -310,40 +318,68 @@ def _keys_after(block: Block, table_first: Expr, is_last: Expr) -> ComingKeys | 
     return ComingKeys(*chosen)
 
 
-def _emit_value_columns(
-    block: Block,
-    table_first: Expr,
-    vectors: Expr,
-    first_pair: Expr,
-    *,
-    columns: range,
-    coming: ComingKeys | None,
-) -> None:
-    """The pairs of one register block; `columns`: which 16 components of the head, each.
+@dataclass(frozen=True)
+class Values:
+    """The vectors `columns` (of 16 components each) of a split's tokens.
 
-    `coming` is prefetched, page by page: the values come from the cache, so memory would idle.
+    `coming`: what is prefetched meanwhile, a share of each page beside each page of these. They
+    come from the cache, so memory would idle; all at once would fill the queue to it.
     """
-    dim = block.task.shape.head_dim
-    tile = _register_tile(block.together, len(columns))
-    with builder.serial(0, vectors) as v:
-        page = block.task.page_at(table_first + v)
+
+    block: Block
+    table_first: Expr
+    columns: range
+    coming: ComingKeys | None
+
+    def open_page(self, v: Expr) -> Expr:
+        """Page id of page v of the split."""
+        task, coming = self.block.task, self.coming
+        page = task.page_at(self.table_first + v)
         if coming is not None:
-            # A share of the page in every loop: all of it at once would fill the queue to memory.
-            ahead = block.task.page_at(tirx.min(coming.first + v, coming.last))
-            share = range(columns.start * LANES * PAGE_SIZE, columns.stop * LANES * PAGE_SIZE)
-            for element in share[::_LINE_ELEMENTS]:
-                block.task.prefetch(0, ahead, tirx.const(element, "int32"), coming.kv_head)
+            ahead = task.page_at(tirx.min(coming.first + v, coming.last))
+            share = range(self.columns.start * LANES, self.columns.stop * LANES)
+            for line in range(share.start * PAGE_SIZE, share.stop * PAGE_SIZE, _LINE_ELEMENTS):
+                task.prefetch(0, ahead, tirx.const(line, "int32"), coming.kv_head)
+        return page
+
+    def from_page(self, page: Expr, token: Expr, i: int) -> Expr:
+        """Vector i of token `token` of a page."""
+        dim = self.block.task.shape.head_dim
+        return self.block.task.kv_vector(1, page, token * dim + self.columns[i] * LANES)
+
+    def widen(self, vectors: Expr) -> None:
+        with builder.serial(0, vectors) as v:
+            page = self.open_page(v)
+            with builder.serial(0, PAGE_SIZE) as token:
+                for i in range(len(self.columns)):
+                    place = self._place(v, token, i)
+                    store(self.block.widened, self.from_page(page, token, i), place)
+
+    def widened(self, v: Expr, token: Expr, i: int) -> Expr:
+        return load(self.block.widened, self._place(v, token, i))
+
+    def _place(self, v: Expr, token: Expr, i: int) -> Expr:
+        return ((v * PAGE_SIZE + token) * len(self.columns) + i) * LANES
+
+
+def _emit_value_columns(values: Values, vectors: Expr, first_pair: Expr) -> None:
+    """The pairs of one register block."""
+    block, columns = values.block, values.columns
+    dim, ahead = block.task.shape.head_dim, block.tiling.widens_ahead
+    tile = _register_tile(block.tiling.together, len(columns))
+    with builder.serial(0, vectors) as v:
+        page = None if ahead else values.open_page(v)
         with builder.serial(0, PAGE_SIZE) as token:
             weight_at = let(first_pair * SPLIT + v * LANES + token)
-            weights = [
-                let(tirx.Broadcast(block.scores[weight_at + p * SPLIT], LANES))
-                for p in range(block.together)
-            ]
-            for i, column in enumerate(columns):
-                values = block.task.kv_vector(1, page, token * dim + column * LANES)
-                for p in range(block.together):
-                    _accumulate(tile[p][i], weights[p], values)
-    for p in range(block.together):
+            weights = _factors(block, block.scores, weight_at, SPLIT)
+
+            def vector(i: int, token: Expr, page: Expr = page, v: Expr = v) -> Expr:
+                if ahead:
+                    return values.widened(v, token, i)
+                return values.from_page(page, token, i)
+
+            _accumulate(tile, weights, vector, token)
+    for p in range(block.tiling.together):
         pair = let(first_pair + p)
         keep = let(tirx.Broadcast(block.keep[pair], LANES))
         take = let(tirx.Broadcast(block.take[pair], LANES))

@@ -91,6 +91,15 @@ class VectorIsa:
         """Whether the target converts vectors between f16 and f32 in hardware."""
         return self.name != "portable"
 
+    @property
+    def widens_ahead(self) -> bool:
+        """Whether f16 that several register blocks read is widened once, into memory.
+
+        On Zen 1 vcvtph2ps and fma take turns: two of it in a loop of 12 fma take a quarter of the
+        time. Wider vectors meet more factors each.
+        """
+        return self.name == "avx2"
+
     def loops_over_quads(self, bits: int) -> bool:
         """Whether the dot products of a group are a loop over its quads of columns.
 

@@ -8,7 +8,7 @@ import pytest
 
 from mlc_server.build.kernels.cpu.attention import attention_kernel
 from mlc_server.build.kernels.cpu.attention_task import AttentionShape
-from support.assembly import LEVELS, Assembly, assemble, isa_of
+from support.assembly import LEVELS, Assembly, Code, assemble, isa_of
 
 WIDEN = "vcvtph2ps|fcvtl"
 FUSED = "vfn?m(?:add|sub)|fml[as]"
@@ -23,10 +23,14 @@ def assembly(level: str) -> Assembly:
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_scores_and_values_are_whole_vectors_in_registers(level: str) -> None:
-    """Scores and values of single rows and of blocks: every widened vector meets all pairs."""
+    """Scores and values of single rows and of blocks: every vector of K and V meets all pairs."""
     loops = assembly(level).innermost_loops(WIDEN)
-    assert len(loops) >= 4
-    for loop in loops:
+    ahead = [loop for loop in loops if not loop.matching(FUSED)]
+    tiles = [loop for loop in loops if loop.matching(FUSED)]
+    if isa_of(level).widens_ahead:
+        tiles += [loop for loop in assembly(level).innermost_loops(FUSED) if is_widened_tile(loop)]
+    assert len(tiles) >= 4 + len(ahead)
+    for loop in tiles:
         widened, fused = loop.full(WIDEN), loop.full(FUSED)
         assert len(widened) == len(loop.matching(WIDEN)), str(loop)
         assert len(fused) == len(loop.matching(FUSED)), str(loop)
@@ -34,6 +38,17 @@ def test_scores_and_values_are_whole_vectors_in_registers(level: str) -> None:
         assert len(fused) >= GROUP_SIZE * len(widened), str(loop)
         assert not loop.spills, str(loop)
         assert not loop.scalar_floats
+    # K, and V by 16 of 64 components.
+    assert len(ahead) == (5 if isa_of(level).widens_ahead else 0)
+    for loop in ahead:
+        assert len(loop.full(WIDEN)) == len(loop.matching(WIDEN)), str(loop)
+        assert not loop.spills, str(loop)
+
+
+def is_widened_tile(loop: Code) -> bool:
+    """Six factors, each for two vectors that were widened before."""
+    factors, fused = loop.matching("vbroadcastss"), loop.matching(FUSED)
+    return not loop.matching(WIDEN) and len(factors) >= 6 and len(fused) == 2 * len(factors)
 
 
 @pytest.mark.parametrize("level", LEVELS)
