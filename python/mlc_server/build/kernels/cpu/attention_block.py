@@ -257,6 +257,7 @@ def _factors(block: Block, buffer: Any, first: Expr, stride: int) -> list[Expr]:
 def _store_scores(
     block: Block, tile: list[list[Any]], split: Expr, step: Expr, first_pair: Expr
 ) -> None:
+    """The scores of one register block, tile[pair][page of the step], unseen ones masked."""
     for p, registers in enumerate(tile):
         pair = let(first_pair + p)
         valid = let(tirx.Broadcast(block.valid_tokens(pair, split), LANES))
@@ -320,7 +321,7 @@ def _keys_after(block: Block, table_first: Expr, is_last: Expr) -> ComingKeys | 
 
 @dataclass(frozen=True)
 class Values:
-    """The vectors `columns` (of 16 components each) of a split's tokens.
+    """The vectors `columns` of V, 16 components each, of a split's tokens.
 
     `coming`: what is prefetched meanwhile, a share of each page beside each page of these. They
     come from the cache, so memory would idle; all at once would fill the queue to it.
@@ -348,6 +349,7 @@ class Values:
         return self.block.task.kv_vector(1, page, token * dim + self.columns[i] * LANES)
 
     def widen(self, vectors: Expr) -> None:
+        """Puts those of `vectors` pages where `widened` finds them."""
         with builder.serial(0, vectors) as v:
             page = self.open_page(v)
             with builder.serial(0, PAGE_SIZE) as token:
@@ -356,6 +358,7 @@ class Values:
                     store(self.block.widened, self.from_page(page, token, i), place)
 
     def widened(self, v: Expr, token: Expr, i: int) -> Expr:
+        """Vector i of token `token` of page v."""
         return load(self.block.widened, self._place(v, token, i))
 
     def _place(self, v: Expr, token: Expr, i: int) -> Expr:
@@ -363,7 +366,7 @@ class Values:
 
 
 def _emit_value_columns(values: Values, vectors: Expr, first_pair: Expr) -> None:
-    """The pairs of one register block."""
+    """out of the pairs of one register block, for the columns of `values`."""
     block, columns = values.block, values.columns
     dim, ahead = block.task.shape.head_dim, block.tiling.widens_ahead
     tile = _register_tile(block.tiling.together, len(columns))

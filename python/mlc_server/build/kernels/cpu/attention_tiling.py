@@ -1,7 +1,8 @@
 """How attention cuts a block of query rows into register blocks.
 
 Contents:
-    Tiling   sizes of the register blocks for up to so many rows.
+    most_block_rows   how many rows are worked on together.
+    Tiling            sizes of the register blocks for up to so many rows.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Contents:
     Columns            width and type of one tensor's rows.
-    pick_rows_kernel   the PrimFunc for several tensors at once.
+    pick_rows_kernel   the PrimFunc for several tensors at once; `pick_rows_name` is its symbol.
 """
 
 from __future__ import annotations
