@@ -17,14 +17,13 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from peers.compare_report import Comparison, terminal_table, write_report
 from peers.comparison import ROWS, add_overheads, compare
 from peers.contestants import LlamaCpp, Ours
-from peers.processes import ProcessError, Worker, running
+from peers.processes import ProcessError
 from peers.session import LONG_CONTEXT, OTHER_CONTEXTS, OTHER_STREAMS, TIMED_STREAMS, Session
 
 CONTEXT_ROUNDS = 3  # at most: a peer may take a quarter of a minute to get there
@@ -32,9 +31,9 @@ CONTEXT_ROUNDS = 3  # at most: a peer may take a quarter of a minute to get ther
 # Rows by the part of the session that measures them.
 CORE_ROWS = {"decode", "prefill"}
 STREAM_ROWS = {
-    1: {"decode", "prefill", "overhead1"},
-    8: {"streams8", "overhead8", "loop8", "client8"},
-    32: {"streams32", "ttft32", "overhead32", "loop32", "client32", "rss"},
+    1: {"decode", "prefill"},
+    8: {"streams8", "loop8", "client8"},
+    32: {"streams32", "ttft32", "loop32", "client32", "rss"},
 }
 
 
@@ -64,22 +63,24 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def run_session(session: Session, worker: Worker, args: argparse.Namespace) -> None:
+def run_session(session: Session, args: argparse.Namespace) -> None:
     """The parts that the wanted rows need, cheap ones first."""
     wanted, repeats = set(args.only), args.repeats
     if wanted & CORE_ROWS:
-        session.cores(worker)
+        session.cores()
     if "start" in wanted:
         session.starts(repeats)
     for count in TIMED_STREAMS:
         if wanted & STREAM_ROWS[count]:
-            session.streams([count], count, repeats, worker)
+            session.streams([count], count, repeats)
+        if f"overhead{count}" in wanted:
+            session.overheads(count, repeats)
     if "context" in wanted:
-        session.contexts(worker, LONG_CONTEXT, min(repeats, CONTEXT_ROUNDS))
+        session.contexts(LONG_CONTEXT, min(repeats, CONTEXT_ROUNDS))
     if args.curves:
-        session.streams(OTHER_STREAMS, max(OTHER_STREAMS), 1, worker)
+        session.streams(OTHER_STREAMS, max(OTHER_STREAMS), 1)
         for context in OTHER_CONTEXTS:
-            session.contexts(worker, context, 1)
+            session.contexts(context, 1)
 
 
 def cpu_name() -> str:
@@ -98,11 +99,10 @@ def measure(args: argparse.Namespace, console: Console) -> Comparison:
         console.print(f"{time.perf_counter() - started:5.0f} s  {text}", style="dim")
 
     say("preparing the model")
-    worker = ours.worker()
     session = Session(ours, peers, args.repeats, say)
-    with running(worker):
-        run_session(session, worker, args)
-    info: dict[str, Any] = worker.info
+    session.prepare()
+    run_session(session, args)
+    info = session.info
     about = {
         "cpu": cpu_name(),
         "threads": args.threads,

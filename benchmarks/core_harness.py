@@ -1,4 +1,4 @@
-"""An engine of the core driven from one Python thread, without event loop, HTTP or text."""
+"""The core driven from one Python thread, without event loop or HTTP."""
 
 from __future__ import annotations
 
@@ -43,37 +43,17 @@ class Timeline:
         return tokens / (end - begin)
 
 
-class Harness:
-    """An engine driven from this thread, and a supply of prompts nobody has seen before."""
+class CoreDriver:
+    """Drives a running engine whose output nobody else reads, with prompts never seen before.
 
-    def __init__(
-        self,
-        runner: Any,
-        *,
-        num_pages: int,
-        max_batch_size: int,
-        chunk_tokens: int = CHUNK_TOKENS,
-    ) -> None:
-        vocab_size = runner.info.vocab_size
-        self.num_pages = num_pages
-        self._engine = _core.Engine(
-            runner,
-            _core.Vocabulary([b"x"] * vocab_size, [False] * vocab_size),
-            _core.EngineConfig(
-                max_batch_size=max_batch_size,
-                prefill_chunk_size=chunk_tokens,
-                max_sequence_length=runner.info.context_window,
-                num_pages=num_pages,
-                vocab_size=vocab_size,
-            ),
-        )
+    `first_id`: of its requests; those of others who use the engine in turn must be lower.
+    """
+
+    def __init__(self, engine: Any, vocab_size: int, *, first_id: int = 0) -> None:
+        self._engine = engine
         self._vocab_size = vocab_size
         self._random = np.random.default_rng(0)
-        self._next_id = 0
-        self._engine.start()
-
-    def stop(self) -> None:
-        self._engine.stop()
+        self._next_id = first_id
 
     def generate(self, prompt_tokens: int, max_tokens: int, count: int = 1) -> Timeline:
         """Runs `count` requests at once and returns when each of their tokens arrived."""
@@ -116,3 +96,34 @@ class Harness:
             if reason not in {None, "length"}:
                 raise RuntimeError(f"request {request_id} ended with {reason}: {error}")
             yield request_id, len(token_ids), reason
+
+
+class Harness(CoreDriver):
+    """A driver with an engine of its own."""
+
+    def __init__(
+        self,
+        runner: Any,
+        *,
+        num_pages: int,
+        max_batch_size: int,
+        chunk_tokens: int = CHUNK_TOKENS,
+    ) -> None:
+        vocab_size = runner.info.vocab_size
+        engine = _core.Engine(
+            runner,
+            _core.Vocabulary([b"x"] * vocab_size, [False] * vocab_size),
+            _core.EngineConfig(
+                max_batch_size=max_batch_size,
+                prefill_chunk_size=chunk_tokens,
+                max_sequence_length=runner.info.context_window,
+                num_pages=num_pages,
+                vocab_size=vocab_size,
+            ),
+        )
+        super().__init__(engine, vocab_size)
+        self.num_pages = num_pages
+        engine.start()
+
+    def stop(self) -> None:
+        self._engine.stop()

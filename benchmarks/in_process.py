@@ -17,23 +17,23 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from core_harness import Harness
+from core_harness import CoreDriver, Harness
 from engine import DECODE_TOKENS, PAGE_TOKENS, prepare, tvm_runtime_path
 from mlc_server import _core, limits
 from mlc_server.build.sources.resolve import DEFAULT_MODEL
 from mlc_server.cli.common import default_cache_dir
 
 
-def tokens_s(harness: Harness, job: dict[str, Any]) -> float:
+def tokens_s(driver: CoreDriver, job: dict[str, Any]) -> float:
     """Tokens a second of a workload. Raises KeyError for an unknown one."""
     match job["workload"]:
         case "prefill":
-            return float(job["tokens"] / harness.generate(job["tokens"], 1).first_token_s)
+            return float(job["tokens"] / driver.generate(job["tokens"], 1).first_token_s)
         case "decode":
             prompt = max(1, job["context"])
-            return harness.generate(prompt, DECODE_TOKENS + 1, job["batch"]).decode_tokens_s
+            return driver.generate(prompt, DECODE_TOKENS + 1, job["batch"]).decode_tokens_s
         case "closed_loop":
-            timeline = harness.closed_loop(
+            timeline = driver.closed_loop(
                 job["input_len"],
                 job["output_len"],
                 streams=job["streams"],

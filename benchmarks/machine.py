@@ -3,8 +3,11 @@
 read bandwidth   bytes summed from a buffer far larger than the caches
 int8 peak        byte dot products of the target's best instruction, operands in registers/L1
 empty region     a parallel region of empty tasks on the core's thread pool
+by place         with --places N: read bandwidth of each 128 MiB of N GiB. The memory of a virtual
+                 machine may be unequal below (nodes, small pages) without a word of it; then
+                 processes differ in speed by what they got
 
-python benchmarks/machine.py [--threads N] [--repeats N] [--json]
+python benchmarks/machine.py [--threads N] [--repeats N] [--places N] [--json]
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ from mlc_server.build.targets import host_cpu_model, resolve_target
 
 READ_BYTES = 1 << 29  # of all threads together; beyond the last-level cache of any server
 READ_STREAMS = 8  # vectors in flight
+PLACE_BYTES = 1 << 27
 DOT_STEPS = 1 << 21  # of one call: tens of milliseconds
 DOT_WORDS = 64  # weight vectors that the loop reads, all in L1
 DOTS_PER_GROUP = 8  # of 4 columns each: one group of a quantised matrix
@@ -75,6 +79,7 @@ class Machine:
     int8_one: Measurement
     int8_all: Measurement
     region: Measurement
+    places: list[float] | None = None  # GB/s
 
 
 def _read_kernel() -> Any:
@@ -174,6 +179,27 @@ def measure_read_bandwidth(module: Any, threads: int, repeats: int) -> Measureme
     return Measurement.of([4 * count * threads / s / 1e9 for s in seconds], "GB/s")
 
 
+def measure_places(module: Any, threads: int, repeats: int, nbytes: int) -> list[float]:
+    """Bytes a second that `threads` threads read together of each PLACE_BYTES of new memory, the
+    best of the repeats. Raises MemoryError."""
+    step = frame.LANES * READ_STREAMS
+    count = PLACE_BYTES // 4 // threads // step * step
+    places = [
+        [tvm.runtime.tensor(np.ones(count, "int32")) for _ in range(threads)]
+        for _ in range(nbytes // PLACE_BYTES)
+    ]
+    sums = [tvm.runtime.tensor(np.zeros(frame.LANES, "int32")) for _ in range(threads)]
+    read = module["read_stream"]
+    rates = []
+    for parts in places:
+
+        def call(index: int, parts: list[Any] = parts) -> None:
+            read(parts[index], sums[index])
+
+        rates.append(4 * count * threads / min(_repeat(call, threads, repeats)) / 1e9)
+    return rates
+
+
 def measure_int8_peak(module: Any, isa: VectorIsa, threads: int, repeats: int) -> Measurement:
     """Byte multiplications and additions a second of `threads` threads together."""
     weights = tvm.runtime.tensor(np.ones(DOT_WORDS * 4 * isa.lanes, "uint8"))
@@ -195,7 +221,7 @@ def measure_region(threads: int, repeats: int) -> Measurement:
     return Measurement.of(values, "ns")
 
 
-def measure_machine(threads: int, repeats: int = 5) -> Machine:
+def measure_machine(threads: int, repeats: int = 5, places_gib: int = 0) -> Machine:
     """Takes some seconds; wants the machine to itself."""
     target = resolve_target("auto")
     isa = select_isa(target.target, target.feature_level)
@@ -211,6 +237,7 @@ def measure_machine(threads: int, repeats: int = 5) -> Machine:
         int8_one=measure_int8_peak(module, isa, 1, repeats),
         int8_all=measure_int8_peak(module, isa, threads, repeats),
         region=measure_region(threads, repeats),
+        places=measure_places(module, threads, repeats, places_gib << 30) if places_gib else None,
     )
 
 
@@ -226,6 +253,9 @@ def machine_table(machine: Machine) -> Table:
     )
     for name, threads, measurement in rows:
         table.add_row(name, str(threads), str(measurement), measurement.spread)
+    if machine.places:
+        by_place = Measurement.of(machine.places, "GB/s")
+        table.add_row("read, by place", str(machine.threads), str(by_place), by_place.spread)
     return table
 
 
@@ -237,9 +267,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--threads", type=int, default=usable_cpus(), help="default: all CPUs")
     parser.add_argument("--repeats", type=int, default=5, help="default: 5")
+    parser.add_argument(
+        "--places", type=int, default=0, metavar="GIB", help="look at so much memory; default: 0"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     args = parser.parse_args()
-    machine = measure_machine(args.threads, args.repeats)
+    machine = measure_machine(args.threads, args.repeats, args.places)
     if args.json:
         print(json.dumps(asdict(machine), indent=2))
     else:

@@ -104,24 +104,26 @@ def _median(samples: Samples, metric: str, name: str, way: str) -> float | None:
     return Median.of(values, way).value if values else None
 
 
-def _by_streams(comparison: Comparison, metric: str, ways: Sequence[str]) -> list[Series]:
-    series = []
-    for name in comparison.contestants:
-        for way in ways if name == OURS else (HTTP,):
-            points = []
-            for count in sorted((*TIMED_STREAMS, *OTHER_STREAMS)):
-                value = _median(comparison.samples, f"{metric} {count}", name, way)
-                if value is not None:
-                    points.append((float(count), value))
-            if points:
-                series.append(Series(f"{name}{' in process' if way == CORE else ''}", points))
-    return series
+def _by_streams(comparison: Comparison, metric: str, name: str, way: str) -> list[Series]:
+    """One curve, or none without samples."""
+    points = []
+    for count in sorted((*TIMED_STREAMS, *OTHER_STREAMS)):
+        value = _median(comparison.samples, f"{metric} {count}", name, way)
+        if value is not None:
+            points.append((float(count), value))
+    suffix = " in process" if way == CORE else ""
+    return [Series(f"{name}{suffix}", points)] if points else []
+
+
+def _over_http(comparison: Comparison, metric: str) -> list[Series]:
+    names = comparison.contestants
+    return [one for name in names for one in _by_streams(comparison, metric, name, HTTP)]
 
 
 def _latency_curve(comparison: Comparison, metric: str) -> list[Series]:
-    rates = {one.name: one.points for one in _by_streams(comparison, "streams", (HTTP,))}
+    rates = {one.name: one.points for one in _over_http(comparison, "streams")}
     curves = []
-    for one in _by_streams(comparison, metric, (HTTP,)):
+    for one in _over_http(comparison, metric):
         by_count = dict(rates[one.name])
         points = [(by_count[count], latency) for count, latency in one.points]
         curves.append(Series(one.name, points, [f"{count:g}" for count, _ in one.points]))
@@ -150,7 +152,8 @@ def _charts(comparison: Comparison) -> list[str]:
         if row.ratio is not None
     ]
     tokens, streams = "output tokens/s", "streams"
-    scaling = _by_streams(comparison, "streams", (HTTP, CORE))
+    scaling = _over_http(comparison, "streams")
+    scaling += _by_streams(comparison, "paired", OURS, CORE)
     return [
         bar_chart("Ratio to the better peer (dashed: target)", bars, "x"),
         line_chart("Throughput by streams", scaling, streams, tokens, log2_x=True),

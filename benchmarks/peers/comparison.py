@@ -90,10 +90,10 @@ class Row:
 
 
 def add_overheads(samples: Samples, streams: Sequence[int]) -> None:
-    """HTTP over in-process of the same round, percent, as a metric of its own."""
+    """HTTP over in-process of each pair of runs in one process, percent, as a metric of its own."""
     for count in streams:
-        metric = f"streams {count}"
-        pairs = zip(samples.of(metric, OURS, HTTP), samples.of(metric, OURS, CORE), strict=False)
+        metric = f"paired {count}"
+        pairs = zip(samples.of(metric, OURS, HTTP), samples.of(metric, OURS, CORE), strict=True)
         for http, core in pairs:
             samples.add(f"overhead {count}", OURS, HTTP, 100 * http / core)
 

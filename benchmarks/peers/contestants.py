@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from peers.processes import ProcessError, Server, Worker, free_port
+from peers.processes import ProcessError, ServedWorker, Server, Worker, free_port
 
 BENCHMARKS = Path(__file__).parent.parent
 OURS = "mlc_server"
@@ -43,9 +43,12 @@ class Ours:
     env: Mapping[str, str] = field(default_factory=dict)
 
     def command(self, port: int) -> list[str]:
-        words = [self.python, "-m", "mlc_server", "serve", *([self.model] if self.model else [])]
-        words += ["--port", str(port), "--threads", str(self.threads)]
-        return [*words, "--max-total-seq-length", str(KV_TOKENS), "--log-level", "warning"]
+        return [self.python, "-m", "mlc_server", "serve", *self._serve_arguments(port)]
+
+    def _serve_arguments(self, port: int) -> list[str]:
+        words = [*([self.model] if self.model else []), "--port", str(port)]
+        words += ["--threads", str(self.threads), "--max-total-seq-length", str(KV_TOKENS)]
+        return [*words, "--log-level", "warning"]
 
     def start(self, streams: int) -> Server:
         port = free_port()
@@ -60,6 +63,12 @@ class Ours:
         ]
         words += ["--threads", str(self.threads), "--kv-tokens", str(KV_TOKENS)]
         return Worker(words, self.env)
+
+    def served_worker(self) -> ServedWorker:
+        """The server with its core within reach."""
+        port = free_port()
+        words = [self.python, str(BENCHMARKS / "served_core.py"), *self._serve_arguments(port)]
+        return ServedWorker(words, {**BYTECODE, **self.env}, port)
 
 
 @dataclass(frozen=True)

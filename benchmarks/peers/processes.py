@@ -134,6 +134,14 @@ class Worker(Child):
         return answer
 
 
+class ServedWorker(Worker):
+    """A worker that is a server too (see served_core.py)."""
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], port: int) -> None:
+        super().__init__(command, env)
+        self.url = f"http://127.0.0.1:{port}"
+
+
 @contextlib.contextmanager
 def running(*children: Child) -> Iterator[None]:
     """Stops the children whatever happens."""

@@ -7,8 +7,9 @@ import contextlib
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from loadgen.client import Endpoint, Pool
 from loadgen.event_loop import run_on_loop
@@ -18,7 +19,7 @@ from loadgen.prompts import PromptShape
 from loadgen.response import ResponseError
 from loadgen.results import result_of
 from peers.contestants import OURS, Contestant, LlamaCpp, Ours
-from peers.processes import START_S, ProcessError, Server, Worker, running
+from peers.processes import START_S, ProcessError, ServedWorker, Server, Worker, running
 
 INPUT_LEN, OUTPUT_LEN = 135, 64
 PREFILL_TOKENS = 512
@@ -28,6 +29,7 @@ OTHER_CONTEXTS = (1000,)
 TIMED_STREAMS = (1, 8, 32)
 OTHER_STREAMS = (2, 4, 16)
 SINGLE_REQUESTS = 4
+PAIRED_REQUESTS = 16  # at least; single streams take their own time
 SWITCH_S = 0.2  # for the last one's threads to fall asleep
 
 # Ways of measuring a contestant: over HTTP, or in process (ours; llama-bench).
@@ -69,24 +71,30 @@ class Session:
         self._repeats = repeats
         self._say = say
         self.samples = Samples()
+        self.info: dict[str, Any] = {}  # what a worker says of the model, after `prepare`
 
-    def cores(self, worker: Worker) -> None:
+    def prepare(self) -> None:
+        """Fetches, converts and compiles what is not cached."""
+        worker = self._ours.worker()
+        with running(worker):
+            self.info = worker.info
+
+    def cores(self) -> None:
         """Decode and prefill of one stream without HTTP."""
         for number, order in turns(self._all, self._repeats):
             self._say(f"one stream in process, round {number + 1}")
             for index in order:
                 if index == 0:
                     prefill = {"workload": "prefill", "tokens": PREFILL_TOKENS}
-                    self._ask(worker, "prefill", prefill, warm=number == 0)
                     decode = {"workload": "decode", "context": 0, "batch": 1}
-                    self._ask(worker, "decode", decode, warm=number == 0)
+                    self._in_process({"prefill": prefill, "decode": decode}, warm=True)
                     continue
                 peer = self._peers[index - 1]
                 rates = peer.bench(prompt=PREFILL_TOKENS, output=DECODE_TOKENS, depth=0)
                 for metric, value in rates.items():
                     self.samples.add(metric, peer.name, CORE, value)
 
-    def contexts(self, worker: Worker, context: int, rounds: int) -> None:
+    def contexts(self, context: int, rounds: int) -> None:
         """Decode of one stream after `context` tokens."""
         metric = f"decode at {context}"
         for number, order in turns(self._all, rounds):
@@ -94,16 +102,23 @@ class Session:
             for index in order:
                 if index == 0:
                     job = {"workload": "decode", "context": context, "batch": 1}
-                    self._ask(worker, metric, job, warm=False)
+                    self._in_process({metric: job}, warm=False)
                     continue
                 peer = self._peers[index - 1]
                 rates = peer.bench(prompt=0, output=DECODE_TOKENS, depth=context)
                 self.samples.add(metric, peer.name, CORE, rates["decode"])
 
-    def _ask(self, worker: Worker, metric: str, job: dict[str, object], *, warm: bool) -> None:
+    def _in_process(self, jobs: Mapping[str, Mapping[str, object]], *, warm: bool) -> None:
+        """Metric -> job, of one new process: like llama-bench, each gets its own memory."""
+        worker = self._ours.worker()
+        with running(worker):
+            for metric, job in jobs.items():
+                if warm:
+                    worker.ask(job)
+                self._ask(worker, metric, job)
+
+    def _ask(self, worker: Worker, metric: str, job: Mapping[str, object]) -> None:
         time.sleep(SWITCH_S)
-        if warm:
-            worker.ask(job)
         self.samples.add(metric, OURS, CORE, worker.ask(job)["tokens_s"])
 
     def starts(self, rounds: int) -> None:
@@ -117,57 +132,83 @@ class Session:
                     seconds = run_on_loop(first_token(server))
                 self.samples.add("start", contestant.name, HTTP, seconds)
 
-    def streams(self, counts: Sequence[int], slots: int, rounds: int, worker: Worker) -> None:
-        """Closed loops of each of `counts` streams, on servers that have `slots`."""
-        servers = [contestant.start(slots) for contestant in self._all]
-        with running(*servers):
-            for server in servers:
-                server.wait_for_port()
-            run_on_loop(self._take_turns(servers, counts, rounds, worker))
+    def streams(self, counts: Sequence[int], slots: int, rounds: int) -> None:
+        """Closed loops of each of `counts` streams, on servers that have `slots`.
 
-    async def _take_turns(
-        self, servers: Sequence[Server], counts: Sequence[int], rounds: int, worker: Worker
+        They are started anew in each round: what memory a process gets lasts as long as it lives,
+        and on some machines decides half its speed.
+        """
+        for number, order in turns(self._all, rounds):
+            servers = [self._all[index].start(slots) for index in order]
+            with running(*servers):
+                for server in servers:
+                    server.wait_for_port()
+                by_index = dict(zip(order, servers, strict=True))
+                run_on_loop(self._one_round(by_index, counts, number))
+
+    async def _one_round(
+        self, servers: Mapping[int, Server], counts: Sequence[int], number: int
     ) -> None:
-        generators = [await connected(server) for server in servers]
+        generators = {index: await connected(server) for index, server in servers.items()}
         try:
-            for number, order in turns(servers, rounds):
-                for count in counts:
-                    self._say(f"{count} streams over HTTP, round {number + 1}")
-                    for index in order:
-                        before_s = servers[index].main_thread_cpu_s
-                        await self._one_turn(generators[index], index, count, number)
-                        if index == 0:
-                            used_s = servers[index].main_thread_cpu_s - before_s
-                            self._add_loop_cpu(count, number, used_s)
-                        if count == max(TIMED_STREAMS):
-                            name, size = self._all[index].name, servers[index].resident_bytes
-                            self.samples.add("rss", name, HTTP, size / 1e6)
-                        if index == 0:
-                            self._core_streams(worker, count, warm=number == 0)
+            for count in counts:
+                self._say(f"{count} streams over HTTP, round {number + 1}")
+                for index, server in servers.items():
+                    before_s = server.main_thread_cpu_s
+                    await self._one_turn(generators[index], index, count)
+                    if index == 0:
+                        self._add_loop_cpu(count, server.main_thread_cpu_s - before_s)
+                    if count == max(TIMED_STREAMS):
+                        name, size = self._all[index].name, server.resident_bytes
+                        self.samples.add("rss", name, HTTP, size / 1e6)
         finally:
-            for generator in generators:
+            for generator in generators.values():
                 generator.close()
 
-    def _core_streams(self, worker: Worker, count: int, *, warm: bool) -> None:
-        job = {"workload": "closed_loop", "streams": count, "requests": requests_of(count)}
-        job |= {"input_len": INPUT_LEN, "output_len": OUTPUT_LEN}
-        self._ask(worker, f"streams {count}", job, warm=warm)
+    def overheads(self, count: int, rounds: int) -> None:
+        """Ours with and without HTTP, in turn in one process, a new one in each round."""
+        for number, order in turns((CORE, HTTP), rounds):
+            self._say(f"{count} streams with and without HTTP, round {number + 1}")
+            worker = self._ours.served_worker()
+            with running(worker):
+                run_on_loop(self._with_and_without_http(worker, count, order))
 
-    def _add_loop_cpu(self, count: int, number: int, used_s: float) -> None:
+    async def _with_and_without_http(
+        self, worker: ServedWorker, count: int, order: Sequence[int]
+    ) -> None:
+        requests = max(PAIRED_REQUESTS, requests_of(count))
+        job = {"workload": "closed_loop", "streams": count, "requests": requests}
+        job |= {"input_len": INPUT_LEN, "output_len": OUTPUT_LEN}
+        load = Load(PromptShape(INPUT_LEN), OUTPUT_LEN, requests, concurrency=count, warmup=count)
+        generator = await connected(worker)
+        rates: dict[str, float] = {}
+        try:
+            for index in order:
+                time.sleep(SWITCH_S)
+                if index == 0:
+                    rates[CORE] = worker.ask(job)["tokens_s"]
+                    continue
+                run = await generator.run(load)
+                if self._is_usable(OURS, run):
+                    rates[HTTP] = run.output_tokens_s
+        finally:
+            generator.close()
+        if HTTP in rates:
+            for way, rate in rates.items():
+                self.samples.add(f"paired {count}", OURS, way, rate)
+
+    def _add_loop_cpu(self, count: int, used_s: float) -> None:
         """Ours has its event loop, and nothing else, on the first thread."""
         if count == 1:  # a turn of one stream does other things too
             return
-        tokens = requests_of(count) * OUTPUT_LEN + warmups_of(count, number) * WARMUP_OUTPUT_LEN
+        tokens = requests_of(count) * OUTPUT_LEN + count * WARMUP_OUTPUT_LEN
         self.samples.add(f"loop cpu {count}", OURS, HTTP, 1e6 * used_s / tokens)
 
-    async def _one_turn(
-        self, generator: LoadGenerator, index: int, count: int, number: int
-    ) -> None:
+    async def _one_turn(self, generator: LoadGenerator, index: int, count: int) -> None:
         name = self._all[index].name
         shape = PromptShape(INPUT_LEN)
-        warmup = warmups_of(count, number)
         time.sleep(SWITCH_S)
-        load = Load(shape, OUTPUT_LEN, requests_of(count), concurrency=count, warmup=warmup)
+        load = Load(shape, OUTPUT_LEN, requests_of(count), concurrency=count, warmup=count)
         run = await generator.run(load)
         if not self._is_usable(name, run):
             return
@@ -194,11 +235,7 @@ def requests_of(streams: int) -> int:
     return max(SINGLE_REQUESTS, 2 * streams)
 
 
-def warmups_of(streams: int, round_number: int) -> int:
-    return streams if round_number == 0 else 1
-
-
-async def connected(server: Server) -> LoadGenerator:
+async def connected(server: Server | ServedWorker) -> LoadGenerator:
     """A generator for a server that accepts connections, once its model is loaded."""
     last: Exception | None = None
     while time.perf_counter() - server.started_at < START_S:

@@ -47,11 +47,11 @@ def test_every_contestant_is_taken_at_its_best_way_by_medians():
     assert row.met is False
 
 
-def test_overheads_compare_rounds_and_meet_an_absolute_target():
+def test_overheads_compare_pairs_and_meet_an_absolute_target():
     made = Samples()
     for http, core in ((96.0, 100.0), (99.0, 100.0), (196.0, 200.0)):
-        made.add("streams 8", OURS, HTTP, http)
-        made.add("streams 8", OURS, CORE, core)
+        made.add("paired 8", OURS, HTTP, http)
+        made.add("paired 8", OURS, CORE, core)
     add_overheads(made, (1, 8))
     rows = compare(made, [OURS], weights_and_kv_mb=None)
     overhead = next(row for row in rows if row.spec.key == "overhead8")
