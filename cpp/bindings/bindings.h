@@ -38,12 +38,14 @@ T ValueOrThrow(Result<T> result) {
   return std::move(result).value();
 }
 
-// A runner as Python holds it: shared with the engine that uses it.
+// A runner as Python holds it: shared with the engine that uses it, one at a time.
 struct RunnerHandle {
   std::shared_ptr<ModelRunner> runner;
-  int32_t num_pages = 0;        // KV pages allocated
-  bool used_by_engine = false;  // an engine thread owns it: no calls from Python any more
+  int32_t num_pages = 0;     // KV pages allocated
+  std::weak_ptr<void> user;  // while an engine lives on it: no calls from Python
 };
+
+void CheckNotInUse(const RunnerHandle& handle);
 
 void RegisterErrors(pybind11::module_& module);
 void RegisterConfig(pybind11::module_& module);

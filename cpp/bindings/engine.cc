@@ -99,13 +99,15 @@ py::tuple ToTuple(const OutputItem& item) {
 class EngineHandle {
  public:
   EngineHandle(RunnerHandle& runner, std::shared_ptr<Vocabulary> vocabulary,
-               const EngineConfig& config) {
+               const EngineConfig& config)
+      : claim_(std::make_shared<char>()) {
+    CheckNotInUse(runner);
     {
       py::gil_scoped_release release;  // allocating KV may take a while
       thread_ = std::make_unique<EngineThread>(ValueOrThrow(Engine::Create(
           runner.runner, std::move(vocabulary), config, std::make_shared<SteadyClock>())));
     }
-    runner.used_by_engine = true;
+    runner.user = claim_;
     runner.num_pages = config.num_pages;
   }
   ~EngineHandle() {
@@ -117,6 +119,7 @@ class EngineHandle {
   Engine& engine() { return thread_->engine(); }
 
  private:
+  std::shared_ptr<void> claim_;  // of the runner; given up after the thread has ended
   std::unique_ptr<EngineThread> thread_;
 };
 
@@ -208,7 +211,7 @@ void RegisterEngine(py::module_& module) {
       .def(py::init<RunnerHandle&, std::shared_ptr<Vocabulary>, const EngineConfig&>(),
            py::arg("runner"), py::arg("vocabulary"), py::arg("config"),
            "Checks the config against the model and takes the KV pages. CoreError: incompatible,\n"
-           "invalid_value, resource_exhausted, unavailable (the runner has an engine already).")
+           "invalid_value, resource_exhausted, unavailable (another engine lives on the runner).")
       .def(
           "start", [](EngineHandle& handle) { ThrowIfError(handle.thread().Start()); }, release_gil,
           "Starts the engine thread, once.")

@@ -29,12 +29,6 @@ std::vector<int32_t> ToVector(const Int32Array& array) {
   return std::vector<int32_t>(array.data(), array.data() + array.size());
 }
 
-void CheckNotInUse(const RunnerHandle& handle) {
-  if (handle.used_by_engine) {
-    throw CoreException({ErrorCode::kUnavailable, "runner", "it is in use by an engine"});
-  }
-}
-
 void AllocateKv(RunnerHandle& handle, int32_t num_pages) {
   CheckNotInUse(handle);
   {
@@ -47,7 +41,8 @@ void AllocateKv(RunnerHandle& handle, int32_t num_pages) {
 py::array_t<float> Forward(RunnerHandle& handle, const Int32Array& token_ids,
                            const Int32Array& positions, const Int32Array& write_slots,
                            const Int32Array& query_offsets, const Int32Array& page_offsets,
-                           const Int32Array& page_table, const Int32Array& logit_rows) {
+                           const Int32Array& page_table, const Int32Array& logit_rows,
+                           const Int32Array& page_copies) {
   CheckNotInUse(handle);
   ModelInput input;
   input.token_ids = ToVector(token_ids);
@@ -57,6 +52,7 @@ py::array_t<float> Forward(RunnerHandle& handle, const Int32Array& token_ids,
   input.page_offsets = ToVector(page_offsets);
   input.page_table = ToVector(page_table);
   input.logit_rows = ToVector(logit_rows);
+  input.page_copies = ToVector(page_copies);
   ThrowIfError(ValidateModelInput(input, handle.runner->info(), handle.num_pages));
   LogitsView logits;
   {
@@ -100,16 +96,22 @@ void RegisterModelInfo(py::module_& module) {
 
 }  // namespace
 
+void CheckNotInUse(const RunnerHandle& handle) {
+  if (!handle.user.expired()) {
+    throw CoreException({ErrorCode::kUnavailable, "runner", "it is in use by an engine"});
+  }
+}
+
 void RegisterRunners(py::module_& module) {
   RegisterModelInfo(module);
   py::class_<RunnerHandle>(module, "ModelRunner", "Runs a model; base of the runners below.")
       .def_property_readonly("info",
                              [](const RunnerHandle& handle) { return handle.runner->info(); })
       .def("allocate_kv", &AllocateKv, py::arg("num_pages"),
-           "Takes memory for the KV pages, once. An Engine does this itself.")
+           "Takes memory for the KV pages. An Engine does this itself.")
       .def("forward", &Forward, py::arg("token_ids"), py::arg("positions"), py::arg("write_slots"),
            py::arg("query_offsets"), py::arg("page_offsets"), py::arg("page_table"),
-           py::arg("logit_rows"),
+           py::arg("logit_rows"), py::arg("page_copies") = Int32Array(0),
            "Runs one batch and returns logits, float32 [len(logit_rows), vocab_size].\n\n"
            "The tables are int32 vectors, those of ModelInput in cpp/model/model_runner.h.\n"
            "For tests: refused while an Engine uses the runner.");

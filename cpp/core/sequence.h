@@ -36,7 +36,7 @@ struct Sequence {
   // Drafts that the step runs after the `in_flight` tokens, until Scheduler::KeepDrafts().
   int32_t drafts_in_flight = 0;
   // Page i holds tokens [i * page_size, (i + 1) * page_size). One reference each in the pool;
-  // whole pages of the prompt may be shared with other choices of the request.
+  // pages that the prompt fills may be shared with other choices of the request.
   std::vector<PageId> pages;
   // The logits after each of tokens [0, scored) have given the log-probability of the token that
   // follows. It never goes back: what was scored before a preemption is not scored again.

@@ -58,6 +58,9 @@ void BuildModelInput(const Batch& batch, int32_t page_size, ModelInput* input) {
   input->Clear();
   input->query_offsets.push_back(0);
   input->page_offsets.push_back(0);
+  for (const PageCopy& copy : batch.copies) {
+    input->page_copies.insert(input->page_copies.end(), {copy.from, copy.to});
+  }
   for (const BatchEntry& entry : batch.entries) {
     AppendEntry(entry, page_size, input);
   }

@@ -90,10 +90,7 @@ Status FakeRunner::AllocateKv(int32_t num_pages) {
     return Error{ErrorCode::kInvalidValue, "num_pages",
                  "must be at least 1, got " + std::to_string(num_pages)};
   }
-  if (!slots_.empty()) {
-    return Error{ErrorCode::kUnavailable, "runner", "its KV pages are already in use by an engine"};
-  }
-  slots_.resize(static_cast<size_t>(num_pages) * options_.page_size);
+  slots_.assign(static_cast<size_t>(num_pages) * options_.page_size, Slot());
   return std::nullopt;
 }
 
@@ -103,6 +100,11 @@ LogitsView FakeRunner::Run(const ModelInput& input) {
   MLC_CHECK(!status) << status->param << " " << status->message;
   if (num_steps_++ == options_.throw_at_step) {
     throw std::runtime_error("injected fault at step " + std::to_string(options_.throw_at_step));
+  }
+  for (size_t i = 0; i < input.page_copies.size(); i += 2) {
+    const int64_t from = int64_t{input.page_copies[i]} * options_.page_size;
+    const int64_t to = int64_t{input.page_copies[i + 1]} * options_.page_size;
+    std::copy_n(slots_.begin() + from, options_.page_size, slots_.begin() + to);
   }
   const size_t num_sequences = input.query_offsets.size() - 1;
   for (size_t sequence = 0; sequence < num_sequences; ++sequence) {

@@ -91,6 +91,7 @@ void ModelInput::Clear() {
   page_offsets.clear();
   page_table.clear();
   logit_rows.clear();
+  page_copies.clear();
 }
 
 Status ValidateModelInput(const ModelInput& input, const ModelInfo& info, int32_t num_pages) {
@@ -112,6 +113,13 @@ Status ValidateModelInput(const ModelInput& input, const ModelInfo& info, int32_
     return status;
   }
   if (Status status = ValidateIds("logit_rows", input.logit_rows, static_cast<int32_t>(rows))) {
+    return status;
+  }
+  if (input.page_copies.size() % 2 != 0) {
+    return Invalid("page_copies",
+                   "must hold pairs" + Seen(static_cast<int64_t>(input.page_copies.size())));
+  }
+  if (Status status = ValidateIds("page_copies", input.page_copies, num_pages)) {
     return status;
   }
   std::unordered_set<int32_t> written;

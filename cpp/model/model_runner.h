@@ -18,7 +18,7 @@ struct ModelInfo {
   int64_t weight_bytes = 0;    // resident bytes of the packed weights
 };
 
-// One step's mixed batch in plain tables. M rows (tokens), B sequences, L logit rows.
+// One step's mixed batch in plain tables. M rows (tokens), B sequences, L logit rows, C copies.
 // Rows of sequence b are [query_offsets[b], query_offsets[b + 1]), at consecutive positions.
 struct ModelInput {
   std::vector<int32_t> token_ids;      // [M]
@@ -28,6 +28,8 @@ struct ModelInput {
   std::vector<int32_t> page_offsets;   // [B + 1] into page_table
   std::vector<int32_t> page_table;     // [P] pages of each sequence in order
   std::vector<int32_t> logit_rows;     // [L] rows whose next-token logits are wanted
+  // [2 C] pages from, to, from, to ...: copied whole in this order, before any row is written.
+  std::vector<int32_t> page_copies;
   void Clear();
 };
 
@@ -43,7 +45,8 @@ class ModelRunner {
  public:
   virtual ~ModelRunner() = default;
   virtual const ModelInfo& info() const = 0;
-  // Takes memory for `num_pages` KV pages. Called once, before the first Run().
+  // Takes memory for `num_pages` KV pages, in place of those it had: once for each engine that it
+  // serves, before its first Run().
   virtual Status AllocateKv(int32_t num_pages) = 0;
   // Writes the rows' KV into their slots and computes logits for `logit_rows`.
   // A row's result depends on its sequence's tokens alone, never on the rest of the batch.

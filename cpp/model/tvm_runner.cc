@@ -5,6 +5,7 @@
 
 #include <array>
 #include <chrono>
+#include <cstring>
 #include <limits>
 #include <utility>
 
@@ -108,6 +109,8 @@ struct TvmRunner::Impl {
 
   // Frees the last step's logits, whose memory serves the next one's.
   void DropOutput();
+  // `pages` are from, to, from, to ...
+  void CopyPages(const std::vector<int32_t>& pages);
   // Calls forward on the filled tables; the logits stay in `output`.
   void Call();
   LogitsView View(int32_t rows) const;
@@ -177,7 +180,6 @@ Result<std::unique_ptr<TvmRunner>> TvmRunner::Load(const TvmRunnerOptions& optio
 
 Status TvmRunner::AllocateKv(int32_t num_pages) {
   Impl& self = *impl_;
-  MLC_CHECK(self.num_pages == 0) << "KV memory is allocated once";
   // Write slots are int32.
   constexpr int32_t kMaxPages = std::numeric_limits<int32_t>::max() / kPageSize;
   if (num_pages < 1 || num_pages > kMaxPages) {
@@ -203,6 +205,17 @@ Status TvmRunner::AllocateKv(int32_t num_pages) {
 void TvmRunner::Impl::DropOutput() {
   output = nullptr;
   library.metadata();  // the virtual machine too keeps what was last returned
+}
+
+void TvmRunner::Impl::CopyPages(const std::vector<int32_t>& pages) {
+  const int64_t bytes = metadata.kv_bytes_per_page / metadata.num_layers;
+  for (int64_t layer = 0; layer < metadata.num_layers; ++layer) {
+    uint8_t* const first = kv.data() + layer * num_pages * bytes;
+    for (size_t i = 0; i < pages.size(); i += 2) {
+      std::memmove(first + pages[i + 1] * bytes, first + pages[i] * bytes,
+                   static_cast<size_t>(bytes));
+    }
+  }
 }
 
 void TvmRunner::Impl::Call() {
@@ -250,6 +263,7 @@ LogitsView TvmRunner::Run(const ModelInput& input) {
   self.DropOutput();
   PlanAttention(input, self.plan_limits, &self.plan);
   self.tables.Fill(input, self.plan);
+  self.CopyPages(input.page_copies);
   self.Call();
   return self.View(static_cast<int32_t>(input.logit_rows.size()));
 }

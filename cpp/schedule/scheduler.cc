@@ -1,6 +1,7 @@
 #include "schedule/scheduler.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "base/check.h"
@@ -63,9 +64,14 @@ void Scheduler::Remove(Sequence* sequence) {
     const auto place = std::lower_bound(running_.begin(), running_.end(), sequence, Before);
     MLC_CHECK(place != running_.end() && *place == sequence) << "sequence " << sequence->id;
     running_.erase(place);
+    // What is in flight may be a copy that is never made.
+    Sequence* heir = sequence->in_flight == 0 ? FindHeir(*sequence) : nullptr;
     num_in_flight_ -= sequence->in_flight > 0 ? 1 : 0;
     sequence->in_flight = 0;
     sequence->drafts_in_flight = 0;
+    if (heir != nullptr) {
+      Inherit(heir, sequence);
+    }
     ReleasePages(sequence);
   }
   sequence->state = SequenceState::kFinished;
@@ -189,24 +195,29 @@ void Scheduler::VisitRunning(Plan* plan) {
 // The waiting sequence whose turn it is starts, is passed over, or ends admission for this step.
 void Scheduler::VisitWaiting(Plan* plan) {
   Sequence* sequence = waiting_[plan->next_waiting];
+  const auto& preempted = plan->batch.preempted;
+  if (std::find(preempted.begin(), preempted.end(), sequence) != preempted.end()) {
+    plan->admitting = false;
+    return;
+  }
   const Sequence* source = nullptr;
   const PromptSource prompt = FindPromptSource(*sequence, *plan, &source);
   if (prompt == PromptSource::kPending) {
     PassOver(plan);
     return;
   }
-  const auto& preempted = plan->batch.preempted;
-  if (std::find(preempted.begin(), preempted.end(), sequence) != preempted.end()) {
-    plan->admitting = false;
-    return;
-  }
   if (MostTokens(*sequence, plan->scores_left) == 0) {
     PassOver(plan);
     return;
   }
-  // Taken first, so that preempting the source leaves them alive.
+  // Taken first, so that preempting the source leaves them alive. What it leaves in the page after
+  // them stays until somebody writes there, which is after all copies.
+  std::optional<PageId> last_page;
   if (prompt == PromptSource::kRunning) {
     TakeSharedPages(sequence, *source);
+    if (sequence->computed < SharedTokens(*sequence)) {
+      last_page = source->pages[sequence->pages.size()];
+    }
   }
   if (!MakeRoom(*sequence, plan)) {
     ReleasePages(sequence);
@@ -216,8 +227,12 @@ void Scheduler::VisitWaiting(Plan* plan) {
   waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(plan->next_waiting));
   running_.insert(running_.begin() + static_cast<std::ptrdiff_t>(plan->next_running), sequence);
   sequence->state = SequenceState::kRunning;
+  // A held sequence has no part in the step, which may then be none.
+  const bool copies = last_page && !sequence->held && CopyLastPage(sequence, *last_page, plan);
   plan->decodes_ahead += sequence->decodes() ? 1 : 0;
   VisitRunning(plan);
+  MLC_CHECK(!copies || sequence->in_flight > 0)
+      << "sequence " << sequence->id << " does not run in the step that copies its prompt";
 }
 
 // The waiting sequence whose turn it is keeps its place and a seat; those after it may start.
@@ -283,46 +298,6 @@ void Scheduler::PreemptLast(Plan* plan) {
   plan->batch.preempted.push_back(victim);
 }
 
-// `candidate` is the waiting sequence whose turn it is.
-Scheduler::PromptSource Scheduler::FindPromptSource(const Sequence& candidate, const Plan& plan,
-                                                    const Sequence** source) const {
-  const int32_t shared_tokens = SharedPages(candidate) * config_.page_size;
-  const bool scores_them = candidate.scored < std::min(shared_tokens, candidate.num_to_score());
-  if (candidate.request->num_choices == 1 || shared_tokens == 0 || scores_them) {
-    return PromptSource::kNone;
-  }
-  PromptSource found = PromptSource::kNone;
-  for (size_t index = 0; index < running_.size(); ++index) {
-    const Sequence* sibling = running_[index];
-    if (sibling->request != candidate.request) {
-      continue;
-    }
-    if (sibling->computed >= shared_tokens) {
-      *source = sibling;
-      return PromptSource::kRunning;
-    }
-    // One after it in order may be preempted for it, so it waits for none of those.
-    if (index < plan.next_running) {
-      found = PromptSource::kPending;
-    }
-  }
-  for (size_t index = 0; index < plan.next_waiting; ++index) {
-    if (waiting_[index]->request == candidate.request) {
-      found = PromptSource::kPending;
-    }
-  }
-  return found;
-}
-
-void Scheduler::TakeSharedPages(Sequence* sequence, const Sequence& source) {
-  const int32_t num_pages = SharedPages(*sequence);
-  sequence->pages.assign(source.pages.begin(), source.pages.begin() + num_pages);
-  for (PageId page : sequence->pages) {
-    pool_->AddReference(page);
-  }
-  sequence->computed = num_pages * config_.page_size;
-}
-
 void Scheduler::ReleasePages(Sequence* sequence) {
   for (auto page = sequence->pages.rbegin(); page != sequence->pages.rend(); ++page) {
     pool_->Release(*page);
@@ -333,11 +308,6 @@ void Scheduler::ReleasePages(Sequence* sequence) {
 
 int32_t Scheduler::PagesFor(int32_t num_tokens) const {
   return (num_tokens + config_.page_size - 1) / config_.page_size;
-}
-
-// Without the prompt's last token, whose row must run: its logits are the first to be sampled.
-int32_t Scheduler::SharedPages(const Sequence& sequence) const {
-  return (sequence.prompt_length() - 1) / config_.page_size;
 }
 
 // How many pages become free when running_[first_running, ...) are preempted.

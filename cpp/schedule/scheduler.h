@@ -30,8 +30,15 @@ struct BatchEntry {
   int32_t num_logit_rows() const { return num_scored + (wants_logits ? 1 + num_drafts : 0); }
 };
 
+// The KV in page `from` is to be in page `to` as well.
+struct PageCopy {
+  PageId from = 0;
+  PageId to = 0;
+};
+
 // What one step runs, in the order its rows are laid out, and who lost their pages to make room.
 struct Batch {
+  std::vector<PageCopy> copies;  // to be made in this order, before any row is written
   std::vector<BatchEntry> entries;
   std::vector<Sequence*> preempted;
   int32_t num_tokens = 0;  // drafts included
@@ -69,17 +76,19 @@ struct Batch {
 // takes: MaxTokensPerSequence() keeps a sequence smaller than the pool. (A failing allocation may
 // cost it the step, no more.)
 //
-// Shared prompts. Choices of one request (same Sequence::request) have the same prompt, so they
-// share its whole pages, all but the last token: pages [0, SharedPages()). The first choice in
-// order computes them; the others keep their place and a seat in the batch, but wait, while later
-// sequences may pass. Once a running choice has computed them, the waiting ones start with one
-// reference to each and run only the tokens after. No page with two owners is written to, because
-// every owner's next token lies beyond it. If the choice they wait for is preempted or removed, the
-// next one in order computes the prompt in its stead.
+// Shared prompts. Choices of one request (same Sequence::request) have the same prompt. The first
+// choice in order computes all of it but the last token; the others keep their place and a seat in
+// the batch, but wait, while later sequences may pass. Once a running choice has computed it, the
+// waiting ones start with a reference to each page that it fills, [0, SharedPages()), and a copy of
+// the next, if it has a part in that, and run only the tokens after: the prompt's last, whose
+// logits each needs. No page with two owners is written to, because every owner's next token lies
+// beyond it. If the choice they wait for is preempted or removed, the next one in order computes
+// the prompt in its stead; if it is removed with the whole prompt, as when one token was all it was
+// to generate, the first that waits takes over its pages and its seat.
 //
 //     tokens   | prompt ............................ | generated
 //     pages    | 0       | 1       | 2       | 3       | 4 ...
-//              | shared by the choices       | each choice's own
+//              | shared by the choices       | copied  | each choice's own
 class Scheduler {
  public:
   // `config` is valid; `pool` has config.num_pages pages, outlives the scheduler and serves nobody
@@ -144,10 +153,14 @@ class Scheduler {
   void PassOver(Plan* plan) const;
   PromptSource FindPromptSource(const Sequence& candidate, const Plan& plan,
                                 const Sequence** source) const;
+  Sequence* FindHeir(const Sequence& sequence) const;
+  void Inherit(Sequence* heir, Sequence* sequence);
   void TakeSharedPages(Sequence* sequence, const Sequence& source);
+  bool CopyLastPage(Sequence* sequence, PageId source, Plan* plan);
   void ReleasePages(Sequence* sequence);
 
   int32_t PagesFor(int32_t num_tokens) const;
+  static int32_t SharedTokens(const Sequence& sequence);
   int32_t SharedPages(const Sequence& sequence) const;
   int32_t PagesReclaimable(size_t first_running);
   void CheckQueues() const;

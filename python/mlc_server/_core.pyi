@@ -164,6 +164,7 @@ class ModelRunner:
         page_offsets: ArrayLike,
         page_table: ArrayLike,
         logit_rows: ArrayLike,
+        page_copies: ArrayLike = ...,
     ) -> NDArray[np.float32]: ...
 
 @final

@@ -7,7 +7,7 @@ arrives wrong shows. What it computes is `expected_logits`, in NumPy.
 # No `from __future__ import annotations`: TVMScript evaluates the annotations of its functions.
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,7 @@ class Step:
     page_offsets: list[int]
     page_table: list[int]
     logit_rows: list[int]
+    page_copies: list[int] = field(default_factory=list)
 
     def run(self, runner: Any) -> npt.NDArray[np.float32]:
         tables = {name: np.asarray(values, np.int32) for name, values in vars(self).items()}
@@ -140,6 +141,9 @@ def expected_logits(
     combines: list[tuple[int, int, int]],
 ) -> npt.NDArray[np.float32]:
     """Logits of `step` but for column 0, the thread ids. Updates `slots`, the KV by slot."""
+    pages = slots.reshape(-1, PAGE_SIZE)
+    for source, target in zip(step.page_copies[::2], step.page_copies[1::2], strict=True):
+        pages[target] = pages[source]
     slots[step.write_slots] = np.asarray(step.token_ids) + 1
     weights = (BIAS + 1).astype(np.float32)
     logits = np.outer(np.asarray(step.positions)[step.logit_rows], weights)

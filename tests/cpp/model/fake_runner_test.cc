@@ -117,11 +117,14 @@ TEST(FakeRunnerMisbehavesOnRequest) {
   EXPECT_EQ(options.Validate()->param, "eos_probability");
 }
 
-TEST(FakeRunnerGivesItsPagesOnce) {
+TEST(FakeRunnerForgetsItsPagesWhenItGivesOthers) {
   FakeRunner runner(Options());
   EXPECT_EQ(runner.AllocateKv(0)->code, ErrorCode::kInvalidValue);
   EXPECT_FALSE(runner.AllocateKv(4).has_value());
-  EXPECT_EQ(runner.AllocateKv(4)->code, ErrorCode::kUnavailable);
+  Run(&runner, Input({3}, 0, {0}));
+  Run(&runner, Input({3, 9}, 1, {0}));
+  EXPECT_FALSE(runner.AllocateKv(4).has_value());
+  EXPECT_THROW(Run(&runner, Input({3, 9}, 1, {0})), InvariantError);
 }
 
 // Applies `spoil` to a good input and returns the field that is blamed.

@@ -101,6 +101,15 @@ inline std::string Describe(const Batch& batch) {
   return text;
 }
 
+// "from>to" of every copy, in order.
+inline std::string DescribeCopies(const Batch& batch) {
+  std::string text;
+  for (const PageCopy& copy : batch.copies) {
+    text += (text.empty() ? "" : " ") + std::to_string(copy.from) + ">" + std::to_string(copy.to);
+  }
+  return text;
+}
+
 // Ids of the preempted sequences, first preempted first.
 inline std::vector<SequenceId> PreemptedIds(const Batch& batch) {
   std::vector<SequenceId> ids;

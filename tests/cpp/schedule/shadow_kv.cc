@@ -31,6 +31,12 @@ void ShadowKv::Write(const Sequence& sequence, int32_t position, uint64_t prefix
   hashes_[slot] = prefix_hash;
 }
 
+void ShadowKv::Copy(PageId from, PageId to, const PagePool& pool) {
+  EXPECT_LE(pool.reference_count(to), 1);  // none once its owner was cancelled
+  EXPECT_NE(from, to);
+  std::copy_n(hashes_.begin() + from * page_size_, page_size_, hashes_.begin() + to * page_size_);
+}
+
 void ShadowKv::WipeFreePages(const PagePool& pool) {
   for (PageId page = 0; page < pool.num_pages(); ++page) {
     if (pool.reference_count(page) == 0) {

@@ -21,6 +21,8 @@ class ShadowKv {
   // in step `step`: rows of a step are computed in no particular order.
   void Write(const Sequence& sequence, int32_t position, uint64_t prefix_hash, const PagePool& pool,
              int64_t step);
+  // What page `from` holds is in page `to` as well, which nobody may share.
+  void Copy(PageId from, PageId to, const PagePool& pool);
   // What is in a free page must never be read again.
   void WipeFreePages(const PagePool& pool);
 

@@ -1,4 +1,4 @@
-// Choices of one request share the whole pages of their prompt.
+// Choices of one request share the pages that their prompt fills, and copy the rest of it.
 
 #include "cpp/schedule/scheduler_harness.h"
 #include "schedule/scheduler.h"
@@ -9,15 +9,22 @@ namespace {
 using Ids = std::vector<SequenceId>;
 using Text = std::string;
 
-TEST(SiblingsWaitForThePromptAndRunOnlyTheRest) {
+std::string Copied(PageId from, PageId to) {
+  return std::to_string(from) + ">" + std::to_string(to);
+}
+
+TEST(SiblingsWaitForThePromptAndRunOnlyItsLastToken) {
   SchedulerHarness harness(16, 8, 8);
   const auto request = SchedulerHarness::MakeRequest(10, 3);
   Sequence* first = harness.Add(request);
   Sequence* second = harness.Add(request);
   Sequence* third = harness.Add(request);
   EXPECT_EQ(Describe(harness.Step()), Text("1:0+8"));
-  // Two whole pages are there although the prompt is not done: that is all the siblings need.
-  EXPECT_EQ(Describe(harness.Step()), Text("1:8+2! 2:8+2! 3:8+2!"));
+  EXPECT_EQ(Describe(harness.Step()), Text("1:8+2!"));
+  const Batch batch = harness.Step();
+  EXPECT_EQ(Describe(batch), Text("1:10+1! 2:9+1! 3:9+1!"));
+  EXPECT_EQ(DescribeCopies(batch), Copied(first->pages[2], second->pages[2]) + " " +
+                                       Copied(first->pages[2], third->pages[2]));
   EXPECT_EQ(harness.pool.num_free(), 16 - 2 - 3);
   for (int32_t index : {0, 1}) {
     EXPECT_EQ(second->pages[index], first->pages[index]);
@@ -26,31 +33,68 @@ TEST(SiblingsWaitForThePromptAndRunOnlyTheRest) {
   }
   EXPECT_NE(second->pages[2], first->pages[2]);
   EXPECT_NE(second->pages[2], third->pages[2]);
-  EXPECT_EQ(Describe(harness.Step()), Text("1:10+1! 2:10+1! 3:10+1!"));
+  EXPECT_EQ(Describe(harness.Step()), Text("1:11+1! 2:10+1! 3:10+1!"));
 }
 
-// The last token's row must run, so a page that holds it is not shared; a page that ends just
-// before it is.
+// The last token's row must run, so a page that holds it is copied; a page that ends just before it
+// is shared.
 TEST(PageOfTheLastPromptTokenIsNotShared) {
   SchedulerHarness harness(16, 8, 32);
   const auto whole = SchedulerHarness::MakeRequest(8, 2);
   harness.Add(whole);
   harness.Add(whole);
   EXPECT_EQ(Describe(harness.Step()), Text("1:0+8!"));
-  EXPECT_EQ(Describe(harness.Step()), Text("1:8+1! 2:4+4!"));
+  Batch batch = harness.Step();
+  EXPECT_EQ(Describe(batch), Text("1:8+1! 2:7+1!"));
+  EXPECT_EQ(batch.copies.size(), size_t{1});
   const auto one_more = SchedulerHarness::MakeRequest(9, 2);
   harness.Add(one_more);
   harness.Add(one_more);
   EXPECT_EQ(Describe(harness.Step()), Text("1:9+1! 2:8+1! 3:0+9!"));
-  EXPECT_EQ(Describe(harness.Step()), Text("1:10+1! 2:9+1! 3:9+1! 4:8+1!"));
+  batch = harness.Step();
+  EXPECT_EQ(Describe(batch), Text("1:10+1! 2:9+1! 3:9+1! 4:8+1!"));
+  EXPECT_EQ(DescribeCopies(batch), Text(""));
 }
 
-TEST(ShortPromptHasNothingToShareAndNobodyWaits) {
+TEST(PromptOfOneTokenHasNothingToShareAndNobodyWaits) {
   SchedulerHarness harness(16, 8, 32);
-  const auto request = SchedulerHarness::MakeRequest(4, 2);
+  const auto request = SchedulerHarness::MakeRequest(1, 2);
   harness.Add(request);
   harness.Add(request);
-  EXPECT_EQ(Describe(harness.Step()), Text("1:0+4! 2:0+4!"));
+  EXPECT_EQ(Describe(harness.Step()), Text("1:0+1! 2:0+1!"));
+}
+
+TEST(ChoiceComputesTheRestWhenThereIsNoPageToCopyItTo) {
+  SchedulerHarness harness(16, 8, 32);
+  const auto request = SchedulerHarness::MakeRequest(10, 2);
+  harness.Add(request);
+  Sequence* second = harness.Add(request);
+  harness.Step();
+  int32_t num_refused = 0;
+  harness.pool.SetAllocationFault([&](int32_t) { return num_refused++ == 0; });
+  const Batch batch = harness.Step();
+  EXPECT_EQ(Describe(batch), Text("1:10+1! 2:8+2!"));
+  EXPECT_EQ(DescribeCopies(batch), Text(""));
+  EXPECT_EQ(second->computed, 10);
+}
+
+// Nothing would make the copy if the step has no rows.
+TEST(HeldChoiceThatStartsAgainCopiesNothing) {
+  SchedulerHarness harness(16, 2, 32);
+  const auto request = SchedulerHarness::MakeRequest(10, 2, /*priority=*/1);
+  Sequence* first = harness.Add(request);
+  Sequence* second = harness.Add(request);
+  harness.Step();
+  harness.Step();
+  first->held = second->held = true;
+  Sequence* urgent = harness.Add(1, /*priority=*/0);
+  EXPECT_EQ(PreemptedIds(harness.Step()), Ids{2});
+  harness.scheduler.Remove(urgent);
+  const Batch nothing = harness.Step();
+  EXPECT_EQ(second->state, SequenceState::kRunning);
+  EXPECT_EQ(Describe(nothing) + DescribeCopies(nothing), Text(""));
+  first->held = second->held = false;
+  EXPECT_EQ(Describe(harness.Step()), Text("1:11+1! 2:8+3!"));
 }
 
 TEST(RequestsWithTheSamePromptDoNotShare) {
@@ -87,7 +131,45 @@ TEST(NextChoiceComputesThePromptWhenTheFirstIsRemoved) {
   EXPECT_EQ(third->state, SequenceState::kWaiting);
   EXPECT_EQ(Describe(harness.Step()), Text("2:6+6"));
   EXPECT_EQ(Describe(harness.Step()), Text("2:12+6"));
-  EXPECT_EQ(Describe(harness.Step()), Text("2:18+2! 3:16+4!"));
+  EXPECT_EQ(Describe(harness.Step()), Text("2:18+2!"));
+  EXPECT_EQ(Describe(harness.Step()), Text("2:20+1! 3:19+1!"));
+}
+
+// As when every choice is to have one token: each ends in the step in which it starts.
+TEST(ChoiceThatWaitsTakesOverThePromptOfOneThatEnds) {
+  SchedulerHarness harness(16, 1, 32);
+  const auto request = SchedulerHarness::MakeRequest(10, 3);
+  Sequence* first = harness.Add(request);
+  Sequence* second = harness.Add(request);
+  Sequence* third = harness.Add(request);
+  Sequence* other = harness.Add(1);
+  EXPECT_EQ(Describe(harness.Step()), Text("1:0+10!"));
+  const std::vector<PageId> pages = first->pages;
+  harness.scheduler.Remove(first);
+  harness.scheduler.CheckIntegrity();
+  EXPECT_TRUE(second->pages == pages);
+  EXPECT_EQ(Describe(harness.Step()), Text("2:9+1!"));
+  EXPECT_EQ(Describe(harness.Step()), Text("2:10+1!"));
+  harness.scheduler.Remove(second);
+  EXPECT_EQ(harness.pool.num_free(), 16 - 3);
+  EXPECT_EQ(Describe(harness.Step()), Text("3:9+1!"));
+  harness.scheduler.Remove(third);
+  EXPECT_EQ(harness.pool.num_free(), 16);
+  EXPECT_EQ(Describe(harness.Step()), Text("4:0+1!"));
+  harness.scheduler.Remove(other);
+}
+
+TEST(NobodyTakesOverWhatIsInFlight) {
+  SchedulerHarness harness(16, 1, 32);
+  const auto request = SchedulerHarness::MakeRequest(10, 2);
+  Sequence* first = harness.Add(request);
+  harness.Add(request);
+  harness.Step();
+  const Batch batch = harness.scheduler.Schedule();
+  harness.scheduler.Remove(first);
+  harness.scheduler.CheckIntegrity();
+  EXPECT_EQ(harness.pool.num_free(), 16);
+  EXPECT_EQ(Describe(harness.Step()), Text("2:0+10!"));
 }
 
 TEST(SharedPagesOutliveTheChoiceThatComputedThem) {
@@ -162,6 +244,31 @@ TEST(ChoiceMayPreemptTheOneItTakesPagesFrom) {
   EXPECT_EQ(early->pages[0], pages[0]);
   EXPECT_EQ(early->pages[1], pages[1]);
   EXPECT_EQ(harness.pool.reference_count(pages[0]), 1);
+}
+
+// It may get the very page that it would have copied, or copy from one that is free by then.
+TEST(ChoiceMayPreemptTheOneItCopiesFrom) {
+  for (const bool grows : {false, true}) {
+    SchedulerHarness harness(16, 1, 32);
+    const auto request = SchedulerHarness::MakeRequest(11, 2);
+    Sequence* late = harness.Add(request, /*id=*/20);
+    harness.Step();
+    if (grows) {
+      harness.Step();
+      harness.Step();  // it has a fourth page, which is the next to be given out
+    }
+    const std::vector<PageId> pages = late->pages;
+    Sequence* early = harness.Add(request, /*id=*/10);
+    const Batch batch = harness.Step();
+    EXPECT_EQ(Describe(batch), Text("10:10+1!"));
+    EXPECT_EQ(PreemptedIds(batch), Ids{20});
+    EXPECT_EQ(early->pages[1], pages[1]);
+    if (early->pages[2] == pages[2]) {
+      EXPECT_EQ(DescribeCopies(batch), Text(""));
+    } else {
+      EXPECT_EQ(DescribeCopies(batch), Copied(pages[2], early->pages[2]));
+    }
+  }
 }
 
 }  // namespace

@@ -16,6 +16,8 @@ void SimulationStats::Add(const SimulationStats& other) {
   preempted += other.preempted;
   allocation_faults += other.allocation_faults;
   shared_starts += other.shared_starts;
+  copies += other.copies;
+  heirs += other.heirs;
   waits_for_prompt += other.waits_for_prompt;
   drafts += other.drafts;
   drafts_kept += other.drafts_kept;
@@ -190,8 +192,12 @@ void Simulation::CancelInFlight(Batch* batch) {
   }
 }
 
-// Reads every entry's context, then writes its rows, as a forward pass does.
+// Copies pages, reads every entry's context, then writes its rows, as a forward pass does.
 void Simulation::RunModel(const Batch& batch) {
+  for (const PageCopy& copy : batch.copies) {
+    kv_->Copy(copy.from, copy.to, *pool_);
+    ++stats_.copies;
+  }
   for (const BatchEntry& entry : batch.entries) {
     const Live* live = Find(entry.sequence);
     kv_->ExpectPrefix(*entry.sequence, live->prefix_hashes, entry.first_token);
@@ -255,7 +261,10 @@ void Simulation::AppendToken(Live* live, int32_t token) {
 
 void Simulation::Erase(size_t index) {
   Sequence* sequence = live_[index].sequence.get();
+  const int32_t num_waiting = scheduler_->num_waiting();
+  const bool was_waiting = sequence->state == SequenceState::kWaiting;
   scheduler_->Remove(sequence);
+  stats_.heirs += num_waiting - scheduler_->num_waiting() - (was_waiting ? 1 : 0);
   EXPECT_EQ(sequence->state, SequenceState::kFinished);
   EXPECT_TRUE(sequence->pages.empty());
   live_.erase(live_.begin() + static_cast<std::ptrdiff_t>(index));

@@ -22,6 +22,8 @@ struct SimulationStats {
   int64_t cancelled_in_flight = 0;  // between Schedule() and Commit()
   int64_t preempted = 0;
   int64_t allocation_faults = 0;
+  int64_t copies = 0;            // of pages that siblings have a part of their prompt in
+  int64_t heirs = 0;             // sequences that took over the pages of one that was removed
   int64_t shared_starts = 0;     // sequences that started with a sibling's pages
   int64_t waits_for_prompt = 0;  // steps in which a sequence waited for a sibling's prompt
   int64_t drafts = 0;            // that ran
@@ -83,7 +85,6 @@ class Simulation {
   int32_t Draw(int32_t low, int32_t high);  // uniform in [low, high]
   bool Chance(double probability);
   int32_t PagesFor(int32_t num_tokens) const;
-  int32_t SharedPages(const Sequence& sequence) const;
   int32_t NumToScore(const Sequence& sequence) const;
   int32_t max_running() const;
   bool Before(const Sequence& a, const Sequence& b) const;

@@ -256,6 +256,7 @@ def test_a_runner_in_an_engine_is_not_called_from_python(make_core: MakeCore) ->
     core = _core.Engine(runner, make_vocabulary(), config)
     with pytest.raises(_core.CoreError, match="in use by an engine"):
         runner.forward([1], [0], [0], [0, 1], [0, 1], [0], [0])
-    with pytest.raises(_core.CoreError, match="already in use"):
+    with pytest.raises(_core.CoreError, match="in use by an engine"):
         _core.Engine(runner, make_vocabulary(), config)
     del core
+    _core.Engine(runner, make_vocabulary(), config)  # one after the other

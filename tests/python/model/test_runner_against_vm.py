@@ -167,6 +167,17 @@ def test_runner_and_virtual_machine_agree_to_the_bit(model: Model) -> None:
         np.testing.assert_array_equal(logits, machine.run(step))
 
 
+def test_a_sequence_goes_on_in_a_copy_of_its_page(model: Model) -> None:
+    runner = model.runner(2)
+    prompt = list(range(1, 22))
+    slots = [48 + p if p < PAGE_SIZE else 144 + p - PAGE_SIZE for p in range(21)]
+    Step(prompt, list(range(21)), slots, [0, 21], [0, 2], [3, 9], [20]).run(runner)
+    copied = Step([7], [21], [85], [0, 1], [0, 2], [3, 5], [0], page_copies=[9, 5]).run(runner)
+    np.testing.assert_array_equal(
+        copied, Step([7], [21], [149], [0, 1], [0, 2], [3, 9], [0]).run(runner)
+    )
+
+
 def test_threads_and_splits_change_nothing(model: Model) -> None:
     """One thread never splits a row's attention, many do: the logits are the same to the bit."""
     steps = conversation_steps(model.manifest.model.vocab_size)

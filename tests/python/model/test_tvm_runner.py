@@ -74,7 +74,14 @@ def random_step(rng: np.random.Generator) -> tuple[Step, list[tuple[int, int, in
         offsets.append(offsets[-1] + rows)
         page_offsets.append(page_offsets[-1] + count)
     logit_rows = sorted({int(row) for row in rng.integers(0, offsets[-1], 3)})
-    step = Step(**tables, query_offsets=offsets, page_offsets=page_offsets, logit_rows=logit_rows)
+    copies = [int(page) for page in rng.integers(0, NUM_PAGES, 2 * int(rng.integers(0, 4)))]
+    step = Step(
+        **tables,
+        query_offsets=offsets,
+        page_offsets=page_offsets,
+        logit_rows=logit_rows,
+        page_copies=copies,
+    )
     return step, items
 
 
