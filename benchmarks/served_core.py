@@ -16,6 +16,7 @@ import json
 import os
 import sys
 import threading
+import traceback
 from typing import TextIO
 
 from core_harness import CoreDriver
@@ -31,7 +32,15 @@ FIRST_ID = 1 << 40  # the server counts from 1
 
 
 def answer_jobs(loop: asyncio.AbstractEventLoop, loading: Loading, answers: TextIO) -> None:
-    """Until standard input ends."""
+    """Until standard input ends. A job that fails ends the process: its reader waits for it."""
+    try:
+        _answer_jobs(loop, loading, answers)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def _answer_jobs(loop: asyncio.AbstractEventLoop, loading: Loading, answers: TextIO) -> None:
     loaded = loading.future.result()
     driver = CoreDriver(loaded.core, len(loaded.token_bytes), first_id=FIRST_ID)
 

@@ -42,10 +42,13 @@ T ValueOrThrow(Result<T> result) {
 struct RunnerHandle {
   std::shared_ptr<ModelRunner> runner;
   int32_t num_pages = 0;     // KV pages allocated
-  std::weak_ptr<void> user;  // while an engine lives on it: no calls from Python
+  std::weak_ptr<void> user;  // whom it is lent to
 };
 
-void CheckNotInUse(const RunnerHandle& handle);
+// The runner for an engine, or for one call from Python: it is in use until the last copy of the
+// pointer is gone, which an engine's thread may have for longer than its handle lives. Throws when
+// it is in use. Called under the GIL.
+std::shared_ptr<ModelRunner> Lend(RunnerHandle* handle);
 
 void RegisterErrors(pybind11::module_& module);
 void RegisterConfig(pybind11::module_& module);

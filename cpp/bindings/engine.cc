@@ -99,15 +99,14 @@ py::tuple ToTuple(const OutputItem& item) {
 class EngineHandle {
  public:
   EngineHandle(RunnerHandle& runner, std::shared_ptr<Vocabulary> vocabulary,
-               const EngineConfig& config)
-      : claim_(std::make_shared<char>()) {
-    CheckNotInUse(runner);
+               const EngineConfig& config) {
+    std::shared_ptr<ModelRunner> lent = Lend(&runner);
+    runner.num_pages = 0;
     {
       py::gil_scoped_release release;  // allocating KV may take a while
       thread_ = std::make_unique<EngineThread>(ValueOrThrow(Engine::Create(
-          runner.runner, std::move(vocabulary), config, std::make_shared<SteadyClock>())));
+          std::move(lent), std::move(vocabulary), config, std::make_shared<SteadyClock>())));
     }
-    runner.user = claim_;
     runner.num_pages = config.num_pages;
   }
   ~EngineHandle() {
@@ -119,7 +118,6 @@ class EngineHandle {
   Engine& engine() { return thread_->engine(); }
 
  private:
-  std::shared_ptr<void> claim_;  // of the runner; given up after the thread has ended
   std::unique_ptr<EngineThread> thread_;
 };
 

@@ -30,10 +30,11 @@ std::vector<int32_t> ToVector(const Int32Array& array) {
 }
 
 void AllocateKv(RunnerHandle& handle, int32_t num_pages) {
-  CheckNotInUse(handle);
+  const std::shared_ptr<ModelRunner> runner = Lend(&handle);
+  handle.num_pages = 0;
   {
     py::gil_scoped_release release;
-    ThrowIfError(handle.runner->AllocateKv(num_pages));
+    ThrowIfError(runner->AllocateKv(num_pages));
   }
   handle.num_pages = num_pages;
 }
@@ -43,7 +44,7 @@ py::array_t<float> Forward(RunnerHandle& handle, const Int32Array& token_ids,
                            const Int32Array& query_offsets, const Int32Array& page_offsets,
                            const Int32Array& page_table, const Int32Array& logit_rows,
                            const Int32Array& page_copies) {
-  CheckNotInUse(handle);
+  const std::shared_ptr<ModelRunner> runner = Lend(&handle);
   ModelInput input;
   input.token_ids = ToVector(token_ids);
   input.positions = ToVector(positions);
@@ -53,11 +54,11 @@ py::array_t<float> Forward(RunnerHandle& handle, const Int32Array& token_ids,
   input.page_table = ToVector(page_table);
   input.logit_rows = ToVector(logit_rows);
   input.page_copies = ToVector(page_copies);
-  ThrowIfError(ValidateModelInput(input, handle.runner->info(), handle.num_pages));
+  ThrowIfError(ValidateModelInput(input, runner->info(), handle.num_pages));
   LogitsView logits;
   {
     py::gil_scoped_release release;
-    logits = handle.runner->Run(input);
+    logits = runner->Run(input);
   }
   py::array_t<float> result({logits.rows, logits.vocab_size});
   std::memcpy(result.mutable_data(), logits.data, static_cast<size_t>(result.nbytes()));
@@ -96,10 +97,14 @@ void RegisterModelInfo(py::module_& module) {
 
 }  // namespace
 
-void CheckNotInUse(const RunnerHandle& handle) {
-  if (!handle.user.expired()) {
-    throw CoreException({ErrorCode::kUnavailable, "runner", "it is in use by an engine"});
+std::shared_ptr<ModelRunner> Lend(RunnerHandle* handle) {
+  if (!handle->user.expired()) {
+    throw CoreException(
+        {ErrorCode::kUnavailable, "runner", "it is in use by an engine or in another call"});
   }
+  const auto owner = std::make_shared<std::shared_ptr<ModelRunner>>(handle->runner);
+  handle->user = owner;
+  return std::shared_ptr<ModelRunner>(owner, owner->get());
 }
 
 void RegisterRunners(py::module_& module) {

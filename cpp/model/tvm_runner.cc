@@ -188,6 +188,10 @@ Status TvmRunner::AllocateKv(int32_t num_pages) {
                      std::to_string(num_pages)};
   }
   const LibraryMetadata& metadata = self.metadata;
+  // The old pages first: there may not be room for both.
+  self.num_pages = 0;
+  self.kv_tensor = ffi::Tensor();
+  self.kv = HostMemory();
   Result<HostMemory> memory =
       HostMemory::Allocate(num_pages * metadata.kv_bytes_per_page, "the KV cache", "num_pages");
   if (!memory.ok()) {

@@ -211,7 +211,8 @@ void Scheduler::VisitWaiting(Plan* plan) {
     return;
   }
   // Taken first, so that preempting the source leaves them alive. What it leaves in the page after
-  // them stays until somebody writes there, which is after all copies.
+  // them stays until that page is given out again: this copy is queued before, and copies are made
+  // in order, before any row is written.
   std::optional<PageId> last_page;
   if (prompt == PromptSource::kRunning) {
     TakeSharedPages(sequence, *source);

@@ -87,11 +87,15 @@ Sequence* Scheduler::FindHeir(const Sequence& sequence) const {
   return nullptr;
 }
 
-// The waiting `heir` runs in the seat of `sequence` and takes its pages of the prompt over.
+// The waiting `heir` runs in the seat of `sequence`, which is out of `running_`, and takes its
+// pages of the prompt over. Allocates nothing, so that removing cannot fail.
 void Scheduler::Inherit(Sequence* heir, Sequence* sequence) {
-  const auto num_pages = static_cast<std::ptrdiff_t>(PagesFor(SharedTokens(*sequence)));
-  heir->pages.assign(sequence->pages.begin(), sequence->pages.begin() + num_pages);
-  sequence->pages.erase(sequence->pages.begin(), sequence->pages.begin() + num_pages);
+  const auto num_pages = static_cast<size_t>(PagesFor(SharedTokens(*sequence)));
+  while (sequence->pages.size() > num_pages) {
+    pool_->Release(sequence->pages.back());
+    sequence->pages.pop_back();
+  }
+  heir->pages.swap(sequence->pages);
   heir->computed = SharedTokens(*heir);
   heir->state = SequenceState::kRunning;
   waiting_.erase(std::find(waiting_.begin(), waiting_.end(), heir));

@@ -48,6 +48,9 @@ using StepOutcome = Engine::StepOutcome;
 std::vector<Request> Mixed() {
   std::vector<Request> requests = RandomRequests(11, 12);
   requests[3].num_choices = 3;
+  // Each ends with the prompt that the next one takes over.
+  requests[5].num_choices = 3;
+  requests[5].sampling.max_tokens = 1;
   return requests;
 }
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import array
 import select
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -260,3 +262,25 @@ def test_a_runner_in_an_engine_is_not_called_from_python(make_core: MakeCore) ->
         _core.Engine(runner, make_vocabulary(), config)
     del core
     _core.Engine(runner, make_vocabulary(), config)  # one after the other
+
+
+def test_a_runner_in_a_call_is_not_given_to_an_engine() -> None:
+    runner = _core.FakeRunner(vocab_size=VOCAB_SIZE, step_ns=2_000_000_000)
+    runner.allocate_kv(8)
+    config = _core.EngineConfig(vocab_size=VOCAB_SIZE, num_pages=8, max_sequence_length=64)
+    begins = threading.Event()
+
+    def forward() -> None:
+        begins.set()
+        runner.forward([1], [0], [0], [0, 1], [0, 1], [0], [0])
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(forward)
+        begins.wait()
+        time.sleep(0.2)
+        with pytest.raises(_core.CoreError, match="in use"):
+            runner.allocate_kv(8)
+        with pytest.raises(_core.CoreError, match="in use"):
+            _core.Engine(runner, make_vocabulary(), config)
+        running.result()
+    _core.Engine(runner, make_vocabulary(), config)
