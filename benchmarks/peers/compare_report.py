@@ -183,8 +183,9 @@ def write_report(path: Path, comparison: Comparison) -> None:
     headers = ["", *comparison.contestants, "ratio", "target"]
     cells = [_cells(row, comparison.contestants, "{} ({})") for row in comparison.rows]
     method = [
-        "Contestants take turns in every round, the next round in reverse; cells are the median of "
-        "the rounds and their extremes; ratios are to the better peer.",
+        "Contestants take turns in every round, on new processes, the next round in reverse; cells "
+        "are the median of the rounds and their extremes; ratios are to the better peer.",
+        "HTTP over in-process: the same load with and without HTTP, in turn in one process.",
         "Decode and prefill of one stream: the better of HTTP and in-process (llama-bench).",
         "Streams: closed loop, 135 tokens in, 64 out, random words, greedy, end of text ignored.",
     ]

@@ -34,7 +34,8 @@ namespace mlc_server {
 // time; Step, WaitForWork and Shutdown for the one thread that drives the engine (EngineThread).
 class Engine {
  public:
-  // Checks the config against the model, takes `runner`'s KV pages and is ready for requests.
+  // Checks the config against the model, takes `runner`'s KV pages and is ready for requests. The
+  // runner serves nobody else while the engine lives.
   static Result<std::unique_ptr<Engine>> Create(std::shared_ptr<ModelRunner> runner,
                                                 std::shared_ptr<const Vocabulary> vocabulary,
                                                 const EngineConfig& config,

@@ -79,14 +79,14 @@ struct Batch {
 // Shared prompts. Choices of one request (same Sequence::request) have the same prompt. The first
 // choice in order computes it; the others keep their place and a seat in the batch, but wait, while
 // later sequences may pass. Once a running choice has computed all but the last token, the waiting
-// ones start with a reference to each page that it fills, [0, SharedPages()), and a copy of
-// the next, if it has a part in that, and run only the tokens after: the prompt's last, whose
-// logits each needs. No page with two owners is written to, because every owner's next token lies
-// beyond it. If the choice they wait for is preempted or removed, the next one in order computes
-// the prompt in its stead. If it is removed with the whole prompt (as when one token was all it was
-// to generate), which no other running choice has, and is not in flight, then the first that waits
-// and has nothing to score takes over its pages and its seat. That is the one start that asks
-// nobody: sequences that wait before it may preempt it.
+// ones start with a reference to each page that it fills, [0, SharedPages()), and a copy of the
+// next, if it has a part in that, and run only the tokens after: the prompt's last, whose logits
+// each needs. No page with two owners is written to, because every owner's next token lies beyond
+// it. If the choice they wait for is preempted or removed, the next one in order computes the
+// prompt in its stead. If it is removed with the whole prompt (as when one token was all it was to
+// generate), which no other running choice has, and is not in flight, then the first that waits and
+// has nothing to score takes over its pages and its seat. That is the one start that asks nobody:
+// sequences that wait before it may preempt it.
 //
 //     tokens   | prompt ............................ | generated
 //     pages    | 0       | 1       | 2       | 3       | 4 ...

@@ -132,6 +132,19 @@ def test_long_decode_is_split(library: Path, folder: Path) -> None:
     np.testing.assert_array_equal(step.run(runner)[:, 1:], expected[:, 1:])
 
 
+def test_new_pages_are_empty_and_take_the_place_of_the_old(library: Path, folder: Path) -> None:
+    runner = load(library, folder)
+    runner.allocate_kv(NUM_PAGES)
+    SIXTEEN_LOGITS.run(runner)
+    runner.allocate_kv(1)
+    expected = expected_logits(
+        ONE_TOKEN, np.zeros(PAGE_SIZE, np.int64), [(0, 0, 1, -1)], [(-1, 0, 0)]
+    )
+    np.testing.assert_array_equal(ONE_TOKEN.run(runner)[:, 1:], expected[:, 1:])
+    with pytest.raises(_core.CoreError, match=r"\[0, 1\)"):
+        Step([1], [0], [PAGE_SIZE], [0, 1], [0, 1], [1], [0]).run(runner)
+
+
 def thread_ids() -> set[int]:
     return {int(task.name) for task in Path("/proc/self/task").iterdir()}
 
