@@ -17,7 +17,7 @@ settings.load_profile("any machine")
 # anything else reads the limits.
 _SLOWNESS = int(os.environ.get("MLC_SERVER_SLOWNESS", "1"))
 # Whatever else this machine does is no reason for a test to fail, so for that there is more again.
-for _name, _times in (("GRAMMAR_CPU_MS", 1), ("GRAMMAR_WALL_MS", 10)):
+for _name, _times in (("GRAMMAR_CPU_MS", 1), ("GRAMMAR_WALL_MS", 40)):
     _limit = getattr(limits, _name)
     _default = _limit.default * _SLOWNESS * _times
     setattr(limits, _name, dataclasses.replace(_limit, default=_default))

@@ -66,7 +66,7 @@ def test_a_stream_beside_them_goes_on(names: list[str]) -> None:
         async def follow(name: str) -> None:
             asked = GenerationRequest(
                 [65],
-                SamplingOptions(max_tokens=60, logit_bias=((ord("x"), 100.0),)),
+                SamplingOptions(max_tokens=30, logit_bias=((ord("x"), 100.0),)),
                 num_choices=4,
                 grammar=HOSTILE[name],
             )
@@ -76,7 +76,7 @@ def test_a_stream_beside_them_goes_on(names: list[str]) -> None:
         try:
             free = GenerationRequest([65], SamplingOptions(max_tokens=3000, ignore_eos=True))
             engine.submit(free, beside.extend)
-            await asyncio.wait_for(asyncio.gather(*map(follow, names)), 120)
+            await asyncio.wait_for(asyncio.gather(*map(follow, names)), 240)
             while not (beside and beside[-1].finish_reason):
                 await asyncio.sleep(0.01)
             assert beside[-1].completion_tokens == 3000
