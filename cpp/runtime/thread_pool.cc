@@ -20,32 +20,29 @@ thread_local bool inside_task = false;
 
 }  // namespace
 
-// A region is published by storing its number of tasks in `unclaimed` after its fields. Claiming
-// decrements it; a positive old value is the ownership of one task, and until that task is counted
-// in `done` the region cannot end, so the fields hold still. A worker that is late, whatever it
-// saw before, therefore either claims a task of the current region or none: there is no moment at
-// which a stale counter can be combined with a new region's fields.
+// A region's tasks are cut into shares of consecutive tasks, one for each thread, so that what a
+// task prefetches beyond its end is in the cache of the thread that needs it. A thread works off
+// its own share, whose counter is then in its own cache, and takes what is left of the others'
+// after it.
 //
-// Which task that is, the owner then picks: the next of its own share of consecutive tasks, so that
-// what a task prefetches beyond its end is in the cache of the thread that needs it; when its share
-// is used up, the next of another thread's. As many picks as tasks are ever made, so one is found.
+// A share is published by storing its number of tasks in `unclaimed` after its other fields.
+// Claiming decrements it; a positive old value is the ownership of one task, and until that task is
+// counted in `done` the region cannot end, so the fields hold still. A thread that is late,
+// whatever it saw before, therefore either claims a task of the current region or none: there is no
+// moment at which a stale counter can be combined with a new region's fields.
 struct ThreadPool::Impl {
-  // Written by the caller while no task is claimed or claimable.
-  struct alignas(kCacheLine) Region {
-    std::atomic<int64_t> unclaimed{0};  // goes below 0, by one per worker that finds nothing
+  // Written by the caller while no task is claimed or claimable. A worker learns all of a region
+  // from its one cache line.
+  struct alignas(kCacheLine) Share {
+    std::atomic<int32_t> unclaimed{0};  // goes below 0, by one per thread that comes too late
+    int32_t end = 0;                    // behind the share's last task
+    int32_t num_tasks = 0;              // of the region
     TaskFn task = nullptr;
     void* data = nullptr;
-    int32_t num_tasks = 0;
-  } region;
-  alignas(kCacheLine) std::atomic<int32_t> done{0};
-  std::atomic<int32_t> first_error{0};
-
-  // Tasks next .. end - 1 of a share are not picked yet; `next` may run past `end`.
-  struct alignas(kCacheLine) Share {
-    std::atomic<int32_t> next{0};
-    int32_t end = 0;
   };
   std::vector<Share> shares;  // of the caller, then of each worker
+  alignas(kCacheLine) std::atomic<int32_t> done{0};
+  std::atomic<int32_t> first_error{0};
 
   // `awake` and `stopping` change under `mutex`, so that a worker that is about to sleep on
   // `wake_up` cannot miss the change.
@@ -98,11 +95,11 @@ struct ThreadPool::Impl {
     awake.store(false, std::memory_order_release);
   }
 
-  void Work(size_t own_share) {
+  void Work(size_t own) {
     Backoff backoff;
     for (;;) {
-      if (region.unclaimed.load(std::memory_order_relaxed) > 0) {
-        RunClaimedTasks(own_share);
+      if (shares[own].unclaimed.load(std::memory_order_relaxed) > 0) {
+        RunTasks(own);
         backoff.Reset();
       } else if (awake.load(std::memory_order_acquire) || backoff.spinning()) {
         backoff.Pause();
@@ -117,21 +114,15 @@ struct ThreadPool::Impl {
     }
   }
 
-  // noexcept: an exception has nowhere to go on a worker, and must not leave a region half done.
-  void RunClaimedTasks(size_t own_share) noexcept {
+  // Works off one's own share, then the others'.
+  void RunTasks(size_t own) noexcept {
     int32_t finished = 0;
     inside_task = true;
-    for (;;) {
-      const int64_t unclaimed = region.unclaimed.fetch_sub(1, std::memory_order_acq_rel);
-      if (unclaimed <= 0) {
-        break;
-      }
-      const int error = region.task(PickTask(own_share), region.num_tasks, region.data);
-      if (error != 0) {
-        int32_t none = 0;
-        first_error.compare_exchange_strong(none, error, std::memory_order_relaxed);
-      }
-      ++finished;
+    for (size_t i = own; i < shares.size(); ++i) {
+      finished += RunClaimedTasks(&shares[i]);
+    }
+    for (size_t i = 0; i < own; ++i) {
+      finished += RunClaimedTasks(&shares[i]);
     }
     inside_task = false;
     if (finished > 0) {
@@ -139,33 +130,40 @@ struct ThreadPool::Impl {
     }
   }
 
-  // To be called once for every task claimed.
-  int32_t PickTask(size_t own_share) noexcept {
-    for (size_t i = own_share;; i = i + 1 < shares.size() ? i + 1 : 0) {
-      Share& share = shares[i];
-      if (share.next.load(std::memory_order_relaxed) < share.end) {
-        const int32_t task = share.next.fetch_add(1, std::memory_order_relaxed);
-        if (task < share.end) {
-          return task;
-        }
+  // Returns how many tasks of the share this thread ran.
+  // noexcept: an exception has nowhere to go on a worker, and must not leave a region half done.
+  int32_t RunClaimedTasks(Share* share) noexcept {
+    int32_t finished = 0;
+    while (share->unclaimed.load(std::memory_order_relaxed) > 0) {
+      const int32_t unclaimed = share->unclaimed.fetch_sub(1, std::memory_order_acq_rel);
+      if (unclaimed <= 0) {
+        break;
       }
+      const int error = share->task(share->end - unclaimed, share->num_tasks, share->data);
+      if (error != 0) {
+        int32_t none = 0;
+        first_error.compare_exchange_strong(none, error, std::memory_order_relaxed);
+      }
+      ++finished;
     }
+    return finished;
   }
 
   int RunParallel(TaskFn task, void* data, int32_t num_tasks) {
-    region.task = task;
-    region.data = data;
-    region.num_tasks = num_tasks;
-    const auto num_shares = static_cast<int64_t>(shares.size());
-    for (int64_t i = 0; i < num_shares; ++i) {
-      shares[i].next.store(static_cast<int32_t>(num_tasks * i / num_shares),
-                           std::memory_order_relaxed);
-      shares[i].end = static_cast<int32_t>(num_tasks * (i + 1) / num_shares);
-    }
     done.store(0, std::memory_order_relaxed);
     first_error.store(0, std::memory_order_relaxed);
-    region.unclaimed.store(num_tasks, std::memory_order_release);
-    RunClaimedTasks(0);
+    const auto num_shares = static_cast<int64_t>(shares.size());
+    // The caller's own share is the last: others are to begin meanwhile.
+    for (int64_t i = num_shares - 1; i >= 0; --i) {
+      Share& share = shares[i];
+      const auto begin = static_cast<int32_t>(num_tasks * i / num_shares);
+      share.end = static_cast<int32_t>(num_tasks * (i + 1) / num_shares);
+      share.num_tasks = num_tasks;
+      share.task = task;
+      share.data = data;
+      share.unclaimed.store(share.end - begin, std::memory_order_release);
+    }
+    RunTasks(0);
     Backoff backoff;
     while (done.load(std::memory_order_acquire) != num_tasks) {
       backoff.Pause();
