@@ -34,6 +34,7 @@ from mlc_server.build.kernels.cpu.attention_tiling import most_block_rows
 from mlc_server.build.kernels.cpu.frame import (
     LANES,
     constant,
+    evenly_parallel,
     kernel,
     load,
     scalar,
@@ -77,7 +78,7 @@ def attention_kernel(shape: AttentionShape, isa: VectorIsa, *, quantize: bool) -
         tables["kv"] = tensor("kv_pages", kv_shape, "float16")
         layer = scalar("layer")
         writer = _Writer.declare(shape, rows, items, quantize=quantize)
-        with builder.parallel(0, items * shape.num_kv_heads) as index:
+        with evenly_parallel(items * shape.num_kv_heads) as index:
             item = let(index // shape.num_kv_heads)
             kv_head = let(index % shape.num_kv_heads)
             _emit_item(Task(shape, isa, tables, layer, items, item, kv_head), writer)
@@ -85,7 +86,7 @@ def attention_kernel(shape: AttentionShape, isa: VectorIsa, *, quantize: bool) -
         with (
             builder.If(combine[0, 0] >= 0),
             builder.Then(),
-            builder.parallel(0, merges * shape.num_kv_heads) as index,
+            evenly_parallel(merges * shape.num_kv_heads) as index,
         ):
             entry = let(index // shape.num_kv_heads)
             _emit_combine(writer, combine, entry, let(index % shape.num_kv_heads))

@@ -9,6 +9,7 @@ Contents:
     load, store contiguous vectors of a buffer.
     constant    a scalar literal.
     lane_max, lane_sum  reductions over 16 lanes in one fixed order.
+    evenly_parallel  a loop whose iterations the threads share evenly.
     rows_loop   serial for few rows, parallel for many.
     store_group writes a group of quantised activations.
 """
@@ -24,11 +25,15 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as builder
 
-from mlc_server.build.kernels.cpu.vector_ops import GROUP, QuantizedGroup
+from mlc_server.build.kernels.cpu.vector_ops import GROUP, QuantizedGroup, let
 
 Expr = Any  # a TIR expression (tvm ships no types)
 
 LANES = 16  # f32 values of one vector; narrower targets split it without changing a bit
+# A parallel loop is cut into so many stretches, which the thread pool makes into tasks, as many for
+# each thread. TVM's own cut rounds the length of a stretch up: 18 iterations in 16 tasks would be 9
+# tasks of 2, nearly all of them in the share of the first of two threads.
+STRETCHES = 64
 SERIAL_ROWS = 4  # at most so many rows are not worth waking other threads
 
 
@@ -109,12 +114,27 @@ def lane_sum(value: Expr) -> Expr:
     return _tree(value, lambda low, high: low + high)
 
 
+@contextmanager
+def evenly_parallel(count: Expr) -> Iterator[Expr]:
+    """The body is run for every index, i32, in [0, count), where count <= 2^31 / STRETCHES.
+
+    Threads get consecutive indices, and equally many of them give or take one.
+    """
+    with builder.parallel(0, STRETCHES) as stretch:
+        number = let(tirx.Cast("int32", stretch))
+        total = tirx.Cast("int32", count) if not isinstance(count, int) else count
+        begin = let(number * total // STRETCHES)
+        end = let((number + 1) * total // STRETCHES)
+        with builder.serial(0, end - begin) as place:
+            yield let(begin + place)
+
+
 def rows_loop(rows: Expr, emit: Callable[[Expr], None]) -> None:
     """`emit(row)` for every row: on the calling thread when there are few, else in parallel."""
     with builder.If(rows <= SERIAL_ROWS):
         with builder.Then(), builder.serial(0, rows) as row:
             emit(row)
-        with builder.Else(), builder.parallel(0, rows) as row:
+        with builder.Else(), evenly_parallel(rows) as row:
             emit(row)
 
 

@@ -39,7 +39,7 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script.builder import ir as builder
 
-from mlc_server.build.kernels.cpu.frame import kernel, scalar, tensor
+from mlc_server.build.kernels.cpu.frame import evenly_parallel, kernel, scalar, tensor
 from mlc_server.build.kernels.cpu.isa import VectorIsa
 from mlc_server.build.kernels.cpu.linear_blocks import FloatBlock, QuantizedBlock, RegisterBlock
 from mlc_server.build.kernels.cpu.linear_epilogues import Epilogue, make_epilogue
@@ -141,8 +141,8 @@ class _Kernel:
         """One row is a case of its own: dividing up the rows takes as long as a group's work."""
         units = self._matrix.panels // self._epilogue.panels_per_unit
         with builder.If(self._rows == 1):
-            with builder.Then(), builder.parallel(0, units) as unit:
-                self._emit_block(let(tirx.Cast("int32", unit)), tirx.const(0, "int32"), 1)
+            with builder.Then(), evenly_parallel(units) as unit:
+                self._emit_block(unit, tirx.const(0, "int32"), 1)
             with builder.Else():
                 self._emit_tasks(units)
 
@@ -150,7 +150,7 @@ class _Kernel:
         most = (self._rows + (MIN_ROW_BLOCK - 1)) // MIN_ROW_BLOCK
         fewest = (self._rows + (ROW_BLOCK - 1)) // ROW_BLOCK
         row_blocks = let(tirx.max(fewest, tirx.min(most, -(-MIN_TASKS // units))))
-        with builder.parallel(0, units * row_blocks) as task:
+        with evenly_parallel(units * row_blocks) as task:
             unit = let(task // row_blocks)
             index = let(task % row_blocks)
             share = let(self._rows // row_blocks)
