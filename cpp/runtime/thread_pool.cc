@@ -51,7 +51,9 @@ struct ThreadPool::Impl {
   std::mutex mutex;
   std::condition_variable wake_up;
 
-  int32_t step_depth = 0;  // touched by the caller only
+  // Touched by the caller only.
+  int32_t step_depth = 0;
+  int64_t turn = 0;  // by how many shares the parts of a region are passed on
   std::vector<std::thread> workers;
 
   explicit Impl(int32_t num_threads) : shares(num_threads) {}
@@ -153,11 +155,13 @@ struct ThreadPool::Impl {
     done.store(0, std::memory_order_relaxed);
     first_error.store(0, std::memory_order_relaxed);
     const auto num_shares = static_cast<int64_t>(shares.size());
+    turn = turn + 1 < num_shares ? turn + 1 : 0;
     // The caller's own share is the last: others are to begin meanwhile.
     for (int64_t i = num_shares - 1; i >= 0; --i) {
       Share& share = shares[i];
-      const auto begin = static_cast<int32_t>(num_tasks * i / num_shares);
-      share.end = static_cast<int32_t>(num_tasks * (i + 1) / num_shares);
+      const int64_t part = (i + turn) % num_shares;
+      const auto begin = static_cast<int32_t>(num_tasks * part / num_shares);
+      share.end = static_cast<int32_t>(num_tasks * (part + 1) / num_shares);
       share.num_tasks = num_tasks;
       share.task = task;
       share.data = data;

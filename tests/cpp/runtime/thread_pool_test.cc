@@ -168,6 +168,25 @@ TEST(ManyTinyRegionsStayApart) {
   }
 }
 
+// Both tasks of a region wait for each other, so that each thread runs the one of its share.
+TEST(WhoEndsARegionBeginsTheNext) {
+  ThreadPool pool(2);
+  std::thread::id began;
+  std::thread::id ended;
+  for (int round = 0; round < 20; ++round) {
+    const std::thread::id ended_before = ended;
+    std::atomic<int> arrived{0};
+    const int error = RunTask(&pool, 2, [&](int32_t task_id, int32_t) {
+      (task_id == 0 ? began : ended) = std::this_thread::get_id();
+      ++arrived;
+      return Await([&] { return arrived == 2; }) ? 0 : 1;
+    });
+    EXPECT_EQ(error, 0);
+    EXPECT_TRUE(began != ended);
+    EXPECT_TRUE(round == 0 || began == ended_before);
+  }
+}
+
 TEST(WorkersSleepBetweenSteps) {
   ThreadPool pool(3);
   EXPECT_TRUE(TwoThreadsMeet(&pool));
