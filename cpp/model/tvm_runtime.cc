@@ -14,7 +14,8 @@ namespace {
 namespace ffi = tvm::ffi;
 
 // Tasks handed out for each thread of the pool. The generated code cuts a loop into as many
-// stretches; more of them balance better, each costs one increment of a shared counter.
+// stretches (of kernels, at most STRETCHES of frame.py); more of them balance better, each costs a
+// call and, when it is taken from another thread, a cache line's way there and back.
 constexpr int32_t kTasksPerThread = 8;
 
 constexpr char kLaunchSymbol[] = "__TVMBackendParallelLaunch";

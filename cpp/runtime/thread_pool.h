@@ -6,7 +6,8 @@
 namespace mlc_server {
 
 // Runs the parallel regions of generated kernels, in place of TVM's pool.
-// Tasks are handed out by an atomic counter, so a slow or stolen core costs one task, not the step.
+// Every thread has a share of a region's tasks and, when that is used up, takes of the others', so a
+// slow or stolen core costs one task, not the step.
 // Workers spin between BeginStep() and EndStep(); outside of a step they sleep once they have had
 // nothing to do for about 50 us, so that steps in close succession cost no wake-up.
 class ThreadPool {
