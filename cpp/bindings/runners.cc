@@ -43,7 +43,7 @@ py::array_t<float> Forward(RunnerHandle& handle, const Int32Array& token_ids,
                            const Int32Array& positions, const Int32Array& write_slots,
                            const Int32Array& query_offsets, const Int32Array& page_offsets,
                            const Int32Array& page_table, const Int32Array& logit_rows,
-                           const Int32Array& page_copies) {
+                           const std::optional<Int32Array>& page_copies) {
   const std::shared_ptr<ModelRunner> runner = Lend(&handle);
   ModelInput input;
   input.token_ids = ToVector(token_ids);
@@ -53,7 +53,9 @@ py::array_t<float> Forward(RunnerHandle& handle, const Int32Array& token_ids,
   input.page_offsets = ToVector(page_offsets);
   input.page_table = ToVector(page_table);
   input.logit_rows = ToVector(logit_rows);
-  input.page_copies = ToVector(page_copies);
+  if (page_copies) {
+    input.page_copies = ToVector(*page_copies);
+  }
   ThrowIfError(ValidateModelInput(input, runner->info(), handle.num_pages));
   LogitsView logits;
   {
@@ -116,7 +118,7 @@ void RegisterRunners(py::module_& module) {
            "Takes memory for the KV pages. An Engine does this itself.")
       .def("forward", &Forward, py::arg("token_ids"), py::arg("positions"), py::arg("write_slots"),
            py::arg("query_offsets"), py::arg("page_offsets"), py::arg("page_table"),
-           py::arg("logit_rows"), py::arg("page_copies") = Int32Array(0),
+           py::arg("logit_rows"), py::arg("page_copies") = py::none(),
            "Runs one batch and returns logits, float32 [len(logit_rows), vocab_size].\n\n"
            "The tables are int32 vectors, those of ModelInput in cpp/model/model_runner.h.\n"
            "For tests: refused while an Engine uses the runner.");

@@ -164,7 +164,7 @@ class ModelRunner:
         page_offsets: ArrayLike,
         page_table: ArrayLike,
         logit_rows: ArrayLike,
-        page_copies: ArrayLike = ...,
+        page_copies: ArrayLike | None = None,
     ) -> NDArray[np.float32]: ...
 
 @final
