@@ -6,10 +6,10 @@
 namespace mlc_server {
 
 // Runs the parallel regions of generated kernels, in place of TVM's pool.
-// Every thread has a share of a region's tasks and, when that is used up, takes of the others', so a
-// slow or stolen core costs one task, not the step.
-// Workers spin between BeginStep() and EndStep(); outside of a step they sleep once they have had
-// nothing to do for about 50 us, so that steps in close succession cost no wake-up.
+// Every thread has a share of a region's tasks and, when that is used up, takes of the others', so
+// a slow or stolen core costs one task, not the step. Workers spin between BeginStep() and
+// EndStep(); outside of a step they sleep once they have had nothing to do for about 50 us, so that
+// steps in close succession cost no wake-up.
 class ThreadPool {
  public:
   // `num_threads` >= 1 counts the calling thread. Threads start here and join in the destructor.
