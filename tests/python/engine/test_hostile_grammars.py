@@ -66,7 +66,7 @@ def test_a_stream_beside_them_goes_on(names: list[str]) -> None:
         async def follow(name: str) -> None:
             asked = GenerationRequest(
                 [65],
-                SamplingOptions(max_tokens=30, logit_bias=((ord("x"), 100.0),)),
+                SamplingOptions(max_tokens=60, logit_bias=((ord("x"), 100.0),)),
                 num_choices=4,
                 grammar=HOSTILE[name],
             )
