@@ -156,7 +156,8 @@ struct ThreadPool::Impl {
     first_error.store(0, std::memory_order_relaxed);
     const auto num_shares = static_cast<int64_t>(shares.size());
     turn = turn + 1 < num_shares ? turn + 1 : 0;
-    // The caller's own share is the last: others are to begin meanwhile.
+    // The caller's own share is the last: others are to begin meanwhile. A worker that has come to
+    // its end by then does not return for it, which takes tasks of less than a microsecond.
     for (int64_t i = num_shares - 1; i >= 0; --i) {
       Share& share = shares[i];
       const int64_t part = (i + turn) % num_shares;
