@@ -23,8 +23,11 @@ class Backoff {
     const auto waited = now - start_;
     if (waited < kSpinTime) {
       CpuRelax();
-    } else if (waited < kYieldTime) {
-      stage_ = Stage::kYield;
+      return;
+    }
+    // However long after it: a thread may lose its core in the midst of spinning.
+    stage_ = Stage::kYield;
+    if (waited < kYieldTime) {
       std::this_thread::yield();
     } else {
       std::this_thread::sleep_for(kSleepTime);
